@@ -1,0 +1,50 @@
+"""Reductions over the trainable positions of a row.
+
+`mask [B T]` is True where a token is trained on. Everything else (prompt, tool output, padding) is cut out
+with `where`, never by multiplying: NaN times zero is NaN, so a multiplied mask lets padding leak.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def keep(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """x where mask, 0 elsewhere; the gradient at masked positions is exactly 0.
+
+    >>> keep(torch.tensor([[1.0, float("nan")]]), torch.tensor([[True, False]]))
+    tensor([[1., 0.]])
+    """
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def count(mask: Bool[Tensor, "B T"], dtype: torch.dtype = torch.float32) -> Float[Tensor, " B"]:
+    """|y|: trainable tokens of each row, the end token included."""
+    return mask.sum(-1).to(dtype)
+
+
+def row_sum(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """Σ_t x_t over trainable positions."""
+    return keep(x, mask).sum(-1)
+
+
+def row_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """(1/|y|) Σ_t x_t over trainable positions; 0 for a row without any."""
+    return row_sum(x, mask) / count(mask, x.dtype).clamp(min=1)
+
+
+def first(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """Index of the first trainable position; 0 for a row without any."""
+    return mask.to(torch.int8).argmax(-1)
+
+
+def last(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """Index of the last trainable position; T−1 for a row without any."""
+    return mask.shape[-1] - 1 - mask.flip(-1).to(torch.int8).argmax(-1)
+
+
+def at(x: Float[Tensor, "B T"], index: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """x[b, index[b]]."""
+    return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,148 @@
+"""The works that recipes and parts come from, and their BibTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# key: (authors, year, title, where)
+WORKS: dict[str, tuple[str, int, str, str]] = {
+    "ahmadian2024rloo": (
+        "Ahmadian, Arash and others",
+        2024,
+        "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        "arXiv:2402.14740",
+    ),
+    "agarwal2023gkd": (
+        "Agarwal, Rishabh and others",
+        2023,
+        "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
+        "arXiv:2306.13649",
+    ),
+    "azar2023ipo": (
+        "Azar, Mohammad Gheshlaghi and others",
+        2023,
+        "A General Theoretical Paradigm to Understand Learning from Human Preferences",
+        "arXiv:2310.12036",
+    ),
+    "bradley1952": (
+        "Bradley, Ralph Allan and Terry, Milton E.",
+        1952,
+        "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
+        "Biometrika 39",
+    ),
+    "ethayarajh2024kto": (
+        "Ethayarajh, Kawin and others",
+        2024,
+        "KTO: Model Alignment as Prospect Theoretic Optimization",
+        "arXiv:2402.01306",
+    ),
+    "gao2024rebel": (
+        "Gao, Zhaolin and others",
+        2024,
+        "REBEL: Reinforcement Learning via Regressing Relative Rewards",
+        "arXiv:2404.16767",
+    ),
+    "hu2025reinforcepp": (
+        "Hu, Jian and others",
+        2025,
+        "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Normalization",
+        "arXiv:2501.03262",
+    ),
+    "meng2024simpo": (
+        "Meng, Yu and Xia, Mengzhou and Chen, Danqi",
+        2024,
+        "SimPO: Simple Preference Optimization with a Reference-Free Reward",
+        "arXiv:2405.14734",
+    ),
+    "mitchell2023cdpo": (
+        "Mitchell, Eric",
+        2023,
+        "A Note on DPO with Noisy Preferences and Relationship to IPO",
+        "note",
+    ),
+    "ouyang2022": (
+        "Ouyang, Long and others",
+        2022,
+        "Training Language Models to Follow Instructions with Human Feedback",
+        "arXiv:2203.02155",
+    ),
+    "rafailov2023dpo": (
+        "Rafailov, Rafael and others",
+        2023,
+        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+        "arXiv:2305.18290",
+    ),
+    "rafailov2024q": (
+        "Rafailov, Rafael and others",
+        2024,
+        "From r to Q*: Your Language Model is Secretly a Q-Function",
+        "arXiv:2404.12358",
+    ),
+    "richemond2024dro": (
+        "Richemond, Pierre Harvey and others",
+        2024,
+        "Offline Regularised Reinforcement Learning for Large Language Models Alignment",
+        "arXiv:2405.19107",
+    ),
+    "schulman2016gae": (
+        "Schulman, John and others",
+        2016,
+        "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
+        "arXiv:1506.02438",
+    ),
+    "schulman2017ppo": (
+        "Schulman, John and others",
+        2017,
+        "Proximal Policy Optimization Algorithms",
+        "arXiv:1707.06347",
+    ),
+    "shao2024grpo": (
+        "Shao, Zhihong and others",
+        2024,
+        "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+        "arXiv:2402.03300",
+    ),
+    "su2025udrra": (
+        "Su, Xuerui and others",
+        2025,
+        "Reveal the Mystery of DPO: The Connection between DPO and RL Algorithms",
+        "arXiv:2502.03095",
+    ),
+    "tomar2020mdpo": ("Tomar, Manan and others", 2020, "Mirror Descent Policy Optimization", "arXiv:2005.09814"),
+    "wang2024una": (
+        "Wang, Zhichao and others",
+        2024,
+        "UNA: Unifying Alignments of RLHF/PPO, DPO and KTO by a Generalized Implicit Reward Function",
+        "arXiv:2408.15339",
+    ),
+    "williams1992": (
+        "Williams, Ronald J.",
+        1992,
+        "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning",
+        "Machine Learning 8",
+    ),
+    "zhao2023slic": (
+        "Zhao, Yao and others",
+        2023,
+        "SLiC-HF: Sequence Likelihood Calibration with Human Feedback",
+        "arXiv:2305.10425",
+    ),
+    "zhong2024rto": (
+        "Zhong, Han and others",
+        2024,
+        "DPO Meets PPO: Reinforced Token Optimization for RLHF",
+        "arXiv:2404.18922",
+    ),
+}
+
+
+def bibtex(keys: Iterable[str]) -> str:
+    """BibTeX entries of the given keys, one blank line apart."""
+    entries = []
+    for key in keys:
+        author, year, title, where = WORKS[key]
+        entries.append(
+            f"@misc{{{key},\n  author = {{{author}}},\n  title  = {{{{{title}}}}},\n"
+            f"  year   = {{{year}}},\n  note   = {{{where}}}\n}}"
+        )
+    return "\n\n".join(entries)

@@ -1,0 +1,242 @@
+"""Terms: the summands of a loss, `coef · Σ_u w_u link(score_u ; target_u) ÷ Σ_u w_u`.
+
+Three kinds by the unit u: a token, a row (one response), a pair of rows. A term gives its sum and its weight apart;
+`Recipe.loss` divides once, by the global weight. Scores are pooled log-ratios to an anchor, or a head's output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenward.masking import keep, row_mean, row_sum
+from tokenward.objective.fields import ask
+from tokenward.objective.links import Link
+from tokenward.objective.targets import NoTarget, Offset, PairTarget, Target
+from tokenward.objective.weights import Aggregation, divisor, token_factor
+from tokenward.types import Batch, Signal, TokenStats
+
+__all__ = [
+    "Aggregation",
+    "LogRatio",
+    "ModelScore",
+    "PairTerm",
+    "RowTerm",
+    "Statistic",
+    "Term",
+    "TokenTerm",
+    "ValueStep",
+]
+
+Anchor = Literal["ref_logp", "old_logp"]
+
+
+class TokenScore(Protocol):
+    """A score of each token, [B T]."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+    def tokens(self, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]: ...
+
+
+class RowScore(Protocol):
+    """A score of each row, [B]."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+    def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]: ...
+
+
+@final
+@dataclass(frozen=True)
+class LogRatio:
+    """β·(log π − log anchor): per token, or summed or averaged over a row's trainable tokens. No anchor: log π."""
+
+    anchor: Anchor | None = None
+    beta: float = 1.0
+    pool: Literal["sum", "mean"] = "sum"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logp"} | ({self.anchor} if self.anchor else set()))
+
+    def tokens(self, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]:
+        logp = ask(stats, "logp", by=self)
+        return self.beta * (logp - ask(stats, self.anchor, by=self).detach() if self.anchor else logp)
+
+    def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]:
+        pool = row_sum if self.pool == "sum" else row_mean
+        return pool(self.tokens(batch, stats), batch.mask)
+
+
+@final
+@dataclass(frozen=True)
+class Statistic:
+    """A per-token statistic as it stands: `kl_ref` (exact KL to the reference) or `entropy`."""
+
+    field: Literal["kl_ref", "entropy"]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.field})
+
+    def tokens(self, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]:
+        return ask(stats, self.field, by=self)
+
+
+@final
+@dataclass(frozen=True)
+class ValueStep:
+    """V − V_old per token: the critic's move since the batch was made."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"value", "old_value"})
+
+    def tokens(self, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]:
+        return ask(stats, "value", by=self) - ask(stats, "old_value", by=self).detach()
+
+
+@final
+@dataclass(frozen=True)
+class ModelScore:
+    """A reward model's score of the row: its head after the last token."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model_score"})
+
+    def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]:
+        return ask(stats, "model_score", by=self)
+
+
+class Term(Protocol):
+    """A summand of the loss. `needs`: fields of Batch and TokenStats; `reads`: fields of the Signal."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def coef(self) -> float: ...
+    @property
+    def scope(self) -> Literal["row", "pair"]: ...
+    @property
+    def access(self) -> str | None: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
+    @property
+    def reads(self) -> frozenset[str]: ...
+    def weight(self, batch: Batch) -> Float[Tensor, ""]: ...
+    def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]: ...
+
+
+@final
+@dataclass(frozen=True)
+class TokenTerm:
+    """Σ_rows c_row Σ_t link(score_t ; target_t), with c_row and the divisor by `aggregation`."""
+
+    name: str
+    score: TokenScore
+    link: Link
+    target: Target = NoTarget()
+    aggregation: Aggregation = "token_mean"
+    coef: float = 1.0
+    scope: ClassVar[Literal["row", "pair"]] = "row"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.score.needs | self.target.needs
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.target.reads
+
+    @property
+    def access(self) -> str | None:
+        return self.target.access
+
+    def weight(self, batch: Batch) -> Float[Tensor, ""]:
+        return divisor(batch.mask, batch.weight, aggregation=self.aggregation)
+
+    def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
+        loss = self.link(self.score.tokens(batch, stats), self.target.tokens(batch, stats, signal))
+        factor = token_factor(batch.mask, batch.weight, aggregation=self.aggregation)
+        return (factor * keep(loss, batch.mask).sum(-1)).sum()
+
+
+@final
+@dataclass(frozen=True)
+class RowTerm:
+    """Σ_rows w link(score + offset ; target). Rows of weight 0 (probes) count for nothing."""
+
+    name: str
+    score: RowScore
+    link: Link
+    target: Target
+    offset: Offset | None = None
+    coef: float = 1.0
+    scope: ClassVar[Literal["row", "pair"]] = "row"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.score.needs | self.target.needs | (self.offset.needs if self.offset else frozenset())
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.target.reads | (self.offset.reads if self.offset else frozenset())
+
+    @property
+    def access(self) -> str | None:
+        return self.target.access
+
+    def weight(self, batch: Batch) -> Float[Tensor, ""]:
+        return batch.weight.sum()
+
+    def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
+        z = self.score.rows(batch, stats)
+        if self.offset is not None:
+            z = z + self.offset.rows(batch, stats, signal)
+        loss = self.link(z, self.target.rows(batch, stats, signal))
+        return torch.where(batch.weight > 0, batch.weight * loss, torch.zeros_like(loss)).sum()
+
+
+@final
+@dataclass(frozen=True)
+class PairTerm:
+    """Σ_pairs w link(z ; target) with z = score(first) − score(second); row weights do not enter.
+
+    compare "preferred" takes z = p·score(first) + (1−p)·score(second) instead: a term on the preferred answer alone.
+    """
+
+    name: str
+    score: RowScore
+    link: Link
+    target: PairTarget
+    compare: Literal["difference", "preferred"] = "difference"
+    coef: float = 1.0
+    scope: ClassVar[Literal["row", "pair"]] = "pair"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.score.needs | self.target.needs | {"pairs"}
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.target.reads
+
+    @property
+    def access(self) -> str | None:
+        return self.target.access
+
+    def weight(self, batch: Batch) -> Float[Tensor, ""]:
+        if batch.pair_weight is not None:
+            return batch.pair_weight.sum()
+        return torch.as_tensor(float(len(ask(batch, "pairs", by=self))), device=batch.tokens.device)
+
+    def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
+        pairs = ask(batch, "pairs", by=self)
+        target = self.target.pairs(batch, stats, signal)
+        score = self.score.rows(batch, stats)
+        win, lose = score[pairs[:, 0]], score[pairs[:, 1]]
+        z = win - lose if self.compare == "difference" else target * win + (1 - target) * lose
+        loss = self.link(z, target)
+        return loss.sum() if batch.pair_weight is None else (batch.pair_weight * loss).sum()

@@ -1,0 +1,98 @@
+"""Methods that learn from preferences, labels, demonstrations: offline, no sampling.
+
+lr(y) = Σ_t log π/π_ref over the response's tokens; Δ = lr(y_w) − lr(y_l); σ the logistic function.
+"""
+
+from __future__ import annotations
+
+from tokenward.objective.advantages import ProbePoint
+from tokenward.objective.links import (
+    BernoulliKL,
+    Hinge,
+    Logistic,
+    NegativeLogLikelihood,
+    Prospect,
+    SquareMargin,
+)
+from tokenward.objective.recipe import Recipe, Stream
+from tokenward.objective.targets import Label, MinusPoint, Probability, Won
+from tokenward.objective.terms import Aggregation, LogRatio, ModelScore, PairTerm, RowTerm, TokenTerm
+
+PAIRS = (Stream("pairs"),)
+
+
+def sft(*, aggregation: Aggregation = "token_mean") -> Recipe:
+    """Supervised fine-tuning: −Σ_t log π(y_t|s_t) on demonstrations; optimum: their law (Ouyang et al. 2022, §3.5)."""
+    term = TokenTerm("nll", score=LogRatio(), link=NegativeLogLikelihood(), aggregation=aggregation)
+    return Recipe("sft", ("ouyang2022",), (Stream("demos"),), (term,))
+
+
+def reward_model(*, margin: float = 0.0) -> Recipe:
+    """Bradley–Terry reward model: −log σ(R(y_w) − R(y_l) − margin), R a head after the last token (Ouyang et al. 2022, Eq. 1)."""
+    term = PairTerm("bradley_terry", score=ModelScore(), link=Logistic(margin=margin), target=Won())
+    return Recipe("reward_model", ("bradley1952", "ouyang2022"), PAIRS, (term,))
+
+
+def dpo(*, beta: float = 0.1) -> Recipe:
+    """DPO: −log σ(β Δ); optimum π_ref·exp(r/β)/Z for Bradley–Terry labels on connected pairs (Rafailov et al. 2023, Eq. 7)."""
+    term = PairTerm("dpo", score=LogRatio("ref_logp", beta=beta), link=Logistic(), target=Won())
+    return Recipe("dpo", ("rafailov2023dpo", "rafailov2024q"), PAIRS, (term,))
+
+
+def cdpo(*, beta: float = 0.1, smoothing: float = 0.1) -> Recipe:
+    """Conservative DPO: −(1−ε) log σ(βΔ) − ε log σ(−βΔ); margins stay below log((1−ε)/ε)/β (Mitchell 2023)."""
+    term = PairTerm("cdpo", score=LogRatio("ref_logp", beta=beta), link=Logistic(), target=Won(smoothing=smoothing))
+    return Recipe("cdpo", ("mitchell2023cdpo", "rafailov2023dpo"), PAIRS, (term,))
+
+
+def ipo(*, beta: float = 0.1) -> Recipe:
+    """IPO, summed log-ratios: (Δ − 1/(2β))²; β is the paper's τ (Azar et al. 2023, Eq. 17). Bounded for hard labels."""
+    term = PairTerm("ipo", score=LogRatio("ref_logp"), link=SquareMargin(margin=1 / (2 * beta)), target=Won())
+    return Recipe("ipo", ("azar2023ipo",), PAIRS, (term,))
+
+
+def ipo_averaged(*, beta: float = 0.1) -> Recipe:
+    """IPO on log-ratios averaged over tokens: (lr_w/|w| − lr_l/|l| − 1/(2β))²; another target than `ipo` where lengths differ.
+
+    The form of TRL and HALOs; the length stands in the exponent of its optimum (Azar et al. 2023, Eq. 17, averaged).
+    """
+    score = LogRatio("ref_logp", pool="mean")
+    term = PairTerm("ipo", score=score, link=SquareMargin(margin=1 / (2 * beta)), target=Won())
+    return Recipe("ipo_averaged", ("azar2023ipo",), PAIRS, (term,))
+
+
+def slic(*, delta: float = 1.0, nll_coef: float = 0.1) -> Recipe:
+    """SLiC-HF: max(0, δ − log π(y_w) + log π(y_l)) − λ log π(y_w); no reference (Zhao et al. 2023, Eq. 2).
+
+    The paper's second term is on an SFT target; the preferred answer stands for it here.
+    """
+    rank = PairTerm("hinge", score=LogRatio(), link=Hinge(margin=delta), target=Won())
+    nll = PairTerm(
+        "nll", score=LogRatio(), link=NegativeLogLikelihood(), target=Won(), compare="preferred", coef=nll_coef
+    )
+    return Recipe("slic", ("zhao2023slic",), PAIRS, (rank, nll))
+
+
+def simpo(*, beta: float = 2.0, gamma: float = 1.0) -> Recipe:
+    """SimPO: −log σ(β (log π(y_w)/|w| − log π(y_l)/|l|) − γ); no reference (Meng et al. 2024, Eq. 6)."""
+    term = PairTerm("simpo", score=LogRatio(beta=beta, pool="mean"), link=Logistic(margin=gamma), target=Won())
+    return Recipe("simpo", ("meng2024simpo",), PAIRS, (term,))
+
+
+def kto(*, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Recipe:
+    """KTO: λ_D (1 − σ(β(lr − z₀))) for desirable, λ_U (1 − σ(β(z₀ − lr))) for undesirable answers (Ethayarajh et al. 2024, Eq. 8).
+
+    z₀ = max(0, mean log-ratio of mismatched prompt and answer), without gradient.
+    """
+    link = Prospect(desirable=desirable, undesirable=undesirable)
+    term = RowTerm("kto", score=LogRatio("ref_logp", beta=beta), link=link, target=Label(), offset=MinusPoint(beta))
+    return Recipe("kto", ("ethayarajh2024kto",), (Stream("labels"),), (term,), steps=(ProbePoint(),))
+
+
+def pra(*, beta: float = 0.1) -> Recipe:
+    """Preference-reward approximation with soft labels: KL(Ber p ‖ Ber σ(βΔ)), p = P(first preferred) given by the data.
+
+    Scenario PRA in the organization of Su et al. 2025; statement and KL form ours. With p = 1 it is DPO.
+    """
+    term = PairTerm("pra", score=LogRatio("ref_logp", beta=beta), link=BernoulliKL(), target=Probability())
+    return Recipe("pra", ("su2025udrra",), PAIRS, (term,))
