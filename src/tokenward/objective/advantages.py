@@ -76,7 +76,7 @@ class GAE:
 class GroupBaseline:
     """A −= baseline of the row's group (the samples of one prompt), from the rows' total returns R_i.
 
-    "mean": R̄ (GRPO, Dr. GRPO). "leave_one_out": the mean of the others, (G R̄ − R_i)/(G − 1) (RLOO, Ahmadian et al. 2024).
+    "mean": R̄ (GRPO, Dr. GRPO). "leave_one_out": the mean of the others, (G R̄ − R_i)/(G − 1) (RLOO).
     R̄ is weighted by row weight; G is `group_size`, or the number of rows. G = ∞ (the lab) makes the two one.
     """
 

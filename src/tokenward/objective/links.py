@@ -7,13 +7,14 @@ better. What `target` means stands in each docstring; links that have none ignor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 
+@runtime_checkable
 class Link(Protocol):
     """link(z, target) -> loss, elementwise."""
 

@@ -65,7 +65,8 @@ class Recipe:
             if missing := part.reads - made:
                 word = min(missing)
                 raise InputError(
-                    f"recipe {self.name}: {type(part).__name__} reads {word}, but no step before it makes it: {GIVEN_BY[word]}"
+                    f"recipe {self.name}: {type(part).__name__} reads {word}, but no step before it makes it: "
+                    f"{GIVEN_BY[word]}"
                 )
             made |= getattr(part, "makes", frozenset())
         names = [term.name for term in self.terms]
@@ -157,8 +158,7 @@ class Recipe:
         rows += [
             ("stream", f"{s.kind}" + (f", {s.group} or more per prompt" if s.group > 1 else "")) for s in self.streams
         ]
-        rows += [("signal", repr(step)) for step in self.steps]
-        rows += [("term", repr(term)) for term in self.terms]
+        rows += [("signal", repr(step)) for step in self.steps] + [("term", repr(term)) for term in self.terms]
         rows += [("update", repr(self.update)), ("needs", ", ".join(sorted(self.needs)))]
         return "\n".join(f"{left:<9} {right}" for left, right in rows)
 

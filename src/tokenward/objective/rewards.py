@@ -7,7 +7,7 @@ are always per token `[B T]`; a scalar score is the special case of a reward at 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, final
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from tokenward.objective.fields import ask
 from tokenward.types import Batch, Signal, TokenStats
 
 
+@runtime_checkable
 class SignalStep(Protocol):
     """One step of stage one: what it reads from outside (`needs`), reads from and writes to the Signal."""
 

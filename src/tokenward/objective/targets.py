@@ -7,7 +7,7 @@ Su et al. 2025 (UDRRA): "everywhere" (BDA), "samples" (RA), "differences" (RDA),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, final
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from tokenward.types import Batch, Signal, TokenStats
 _NOTHING: frozenset[str] = frozenset()
 
 
+@runtime_checkable
 class Target(Protocol):
     """A number for each token or each row."""
 
@@ -33,6 +34,7 @@ class Target(Protocol):
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]: ...
 
 
+@runtime_checkable
 class PairTarget(Protocol):
     """A number for each pair."""
 
@@ -45,6 +47,7 @@ class PairTarget(Protocol):
     def pairs(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " P"]: ...
 
 
+@runtime_checkable
 class Offset(Protocol):
     """A number added to each row's score."""
 

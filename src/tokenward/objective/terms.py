@@ -7,7 +7,7 @@ Three kinds by the unit u: a token, a row (one response), a pair of rows. A term
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ __all__ = [
 Anchor = Literal["ref_logp", "old_logp"]
 
 
+@runtime_checkable
 class TokenScore(Protocol):
     """A score of each token, [B T]."""
 
@@ -43,6 +44,7 @@ class TokenScore(Protocol):
     def tokens(self, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]: ...
 
 
+@runtime_checkable
 class RowScore(Protocol):
     """A score of each row, [B]."""
 
@@ -110,6 +112,7 @@ class ModelScore:
         return ask(stats, "model_score", by=self)
 
 
+@runtime_checkable
 class Term(Protocol):
     """A summand of the loss. `needs`: fields of Batch and TokenStats; `reads`: fields of the Signal."""
 

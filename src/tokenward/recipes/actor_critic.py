@@ -23,7 +23,7 @@ def ppo(
     kl: KLPlace = "reward",
     aggregation: Aggregation = "token_mean",
 ) -> Recipe:
-    """PPO: clipped ratio on whitened GAE advantages, and a clipped value loss (Schulman et al. 2017, Eq. 7; Ouyang et al. 2022).
+    """PPO: clipped ratio on whitened GAE advantages, and a clipped value loss (Schulman et al. 2017, Eq. 7).
 
     r_t = score·1[t last] − β_kl log π_old/π_ref. Optimum with an exact critic: π_ref·exp(score/β_kl)/Z.
     """
@@ -46,10 +46,10 @@ def rto(
     kl: KLPlace = "reward",
     aggregation: Aggregation = "token_mean",
 ) -> Recipe:
-    """RTO: PPO with r_t = β_guide log π_guide/π_guide_ref − β_kl log π_old/π_ref + score·1[t last] (Zhong et al. 2024, Eq. 4.7).
+    """RTO: PPO on r_t = β_guide log π_guide/π_guide_ref − β_kl log π_old/π_ref + score·1[t last] (Zhong et al. 2024).
 
-    Optimum, if guide_ref = ref: π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(score/β_kl)/Z, so β_guide > β_kl extrapolates
-    the guide. β_guide = 0 is off. `guide_clip` (reward units) is not in the paper. Limited also by epochs, clip, steps.
+    Eq. 4.7. Optimum, if guide_ref = ref: π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(score/β_kl)/Z:
+    β_guide > β_kl extrapolates the guide. β_guide = 0 is off. `guide_clip` (reward units) is not in the paper. Limited also by epochs, clip, steps.
     """
     guide = (Guide(beta_guide, clip=guide_clip),) if beta_guide else ()
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), *guide, GAE(gamma=gamma, lam=lam), Whiten())

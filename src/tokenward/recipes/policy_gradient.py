@@ -1,6 +1,6 @@
 """Methods that follow the policy gradient on their own samples.
 
-Shared keywords. `kl`: where the pull to the reference stands: "reward" (k1 in the reward; the fixed point is Boltzmann),
+Shared keywords. `kl`: where the pull to the reference stands: "reward" (k1 there; the fixed point is Boltzmann), or
 "loss_k2", "loss_k3", "exact" (a per-token loss; the fixed point on sequences is myopic, or without closed form).
 `aggregation`: see objective/weights.py. ϱ_t = π/π_old of token t; r the score of the response.
 """
@@ -29,7 +29,10 @@ def reinforce(*, beta_kl: float = 0.05, kl: KLPlace = "reward", aggregation: Agg
 
 
 def rloo(*, beta_kl: float = 0.05, kl: KLPlace = "reward", aggregation: Aggregation = "token_mean") -> Recipe:
-    """RLOO: −A log π(y), A_i = R_i − mean of the others' R, R = r − β_kl Σ_t log π_old/π_ref (Ahmadian et al. 2024, Eq. 8)."""
+    """RLOO: −A log π(y), A_i = R_i − mean of the others' R, R = r − β_kl Σ_t log π_old/π_ref.
+
+    Source: Ahmadian et al. 2024, Eq. 8.
+    """
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("leave_one_out"))
     policy = TokenTerm("policy", score=LogRatio(), link=ScoreFunction(), target=Advantage(), aggregation=aggregation)
     terms = (policy, *kl_terms(kl, beta_kl=beta_kl, aggregation=aggregation))
@@ -39,7 +42,10 @@ def rloo(*, beta_kl: float = 0.05, kl: KLPlace = "reward", aggregation: Aggregat
 def reinforce_pp(
     *, beta_kl: float = 0.01, clip: float = 0.2, kl: KLPlace = "reward", aggregation: Aggregation = "sequence_mean"
 ) -> Recipe:
-    """REINFORCE++: PPO's clip with A_t = r − β_kl Σ_{i≥t} log π_old/π_ref whitened over the batch; no critic (Hu et al. 2025, Eq. 4)."""
+    """REINFORCE++: PPO's clip with A_t = r − β_kl Σ_{i≥t} log π_old/π_ref, whitened over the batch; no critic.
+
+    Source: Hu et al. 2025, Eq. 4 (the version with global normalization).
+    """
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), ReturnToGo(), Whiten())
     link = Clipped(low=clip, high=clip)
     policy = TokenTerm("policy", score=LogRatio("old_logp"), link=link, target=Advantage(), aggregation=aggregation)
@@ -50,7 +56,10 @@ def reinforce_pp(
 def grpo(
     *, beta_kl: float = 0.04, clip: float = 0.2, kl: KLPlace = "loss_k3", aggregation: Aggregation = "sequence_mean"
 ) -> Recipe:
-    """GRPO: PPO's clip with A = (r − group mean)/group std at every token, and β_kl·k3 to the reference (Shao et al. 2024, Eq. 3)."""
+    """GRPO: PPO's clip with A = (r − group mean)/group std at every token, and β_kl·k3 to the reference.
+
+    Source: Shao et al. 2024, Eq. 3. Population std; TRL takes the unbiased one.
+    """
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("mean"), GroupScale())
     link = Clipped(low=clip, high=clip)
     policy = TokenTerm("policy", score=LogRatio("old_logp"), link=link, target=Advantage(), aggregation=aggregation)

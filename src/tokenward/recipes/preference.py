@@ -28,13 +28,19 @@ def sft(*, aggregation: Aggregation = "token_mean") -> Recipe:
 
 
 def reward_model(*, margin: float = 0.0) -> Recipe:
-    """Bradley–Terry reward model: −log σ(R(y_w) − R(y_l) − margin), R a head after the last token (Ouyang et al. 2022, Eq. 1)."""
+    """Bradley–Terry reward model: −log σ(R(y_w) − R(y_l) − margin), R a head after the last token.
+
+    Source: Bradley and Terry 1952; Ouyang et al. 2022, Eq. 1.
+    """
     term = PairTerm("bradley_terry", score=ModelScore(), link=Logistic(margin=margin), target=Won())
     return Recipe("reward_model", ("bradley1952", "ouyang2022"), PAIRS, (term,))
 
 
 def dpo(*, beta: float = 0.1) -> Recipe:
-    """DPO: −log σ(β Δ); optimum π_ref·exp(r/β)/Z for Bradley–Terry labels on connected pairs (Rafailov et al. 2023, Eq. 7)."""
+    """DPO: −log σ(β Δ); optimum π_ref·exp(r/β)/Z for Bradley–Terry labels on connected pairs.
+
+    Source: Rafailov et al. 2023, Eq. 7; per token: Rafailov et al. 2024, §3.
+    """
     term = PairTerm("dpo", score=LogRatio("ref_logp", beta=beta), link=Logistic(), target=Won())
     return Recipe("dpo", ("rafailov2023dpo", "rafailov2024q"), PAIRS, (term,))
 
@@ -52,9 +58,10 @@ def ipo(*, beta: float = 0.1) -> Recipe:
 
 
 def ipo_averaged(*, beta: float = 0.1) -> Recipe:
-    """IPO on log-ratios averaged over tokens: (lr_w/|w| − lr_l/|l| − 1/(2β))²; another target than `ipo` where lengths differ.
+    """IPO on averaged log-ratios: (lr_w/|w| − lr_l/|l| − 1/(2β))².
 
-    The form of TRL and HALOs; the length stands in the exponent of its optimum (Azar et al. 2023, Eq. 17, averaged).
+    Another target than `ipo` where lengths differ. The form of TRL and HALOs; the length
+    stands in the exponent of its optimum (Azar et al. 2023, Eq. 17, averaged).
     """
     score = LogRatio("ref_logp", pool="mean")
     term = PairTerm("ipo", score=score, link=SquareMargin(margin=1 / (2 * beta)), target=Won())
@@ -80,9 +87,9 @@ def simpo(*, beta: float = 2.0, gamma: float = 1.0) -> Recipe:
 
 
 def kto(*, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Recipe:
-    """KTO: λ_D (1 − σ(β(lr − z₀))) for desirable, λ_U (1 − σ(β(z₀ − lr))) for undesirable answers (Ethayarajh et al. 2024, Eq. 8).
+    """KTO: λ_D (1 − σ(β(lr − z₀))) for desirable, λ_U (1 − σ(β(z₀ − lr))) for undesirable answers.
 
-    z₀ = max(0, mean log-ratio of mismatched prompt and answer), without gradient.
+    Source: Ethayarajh et al. 2024, Eq. 8. z₀ = max(0, mean log-ratio of mismatched rows), without gradient.
     """
     link = Prospect(desirable=desirable, undesirable=undesirable)
     term = RowTerm("kto", score=LogRatio("ref_logp", beta=beta), link=link, target=Label(), offset=MinusPoint(beta))
@@ -90,7 +97,7 @@ def kto(*, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) 
 
 
 def pra(*, beta: float = 0.1) -> Recipe:
-    """Preference-reward approximation with soft labels: KL(Ber p ‖ Ber σ(βΔ)), p = P(first preferred) given by the data.
+    """Preference-reward approximation with soft labels: KL(Ber p ‖ Ber σ(βΔ)), p given by the data.
 
     Scenario PRA in the organization of Su et al. 2025; statement and KL form ours. With p = 1 it is DPO.
     """

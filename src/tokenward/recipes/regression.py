@@ -17,8 +17,8 @@ SCORES = (Stream("scores"),)
 def ra(*, beta: float = 0.1, normalizer: Literal["learned", "given"] = "learned") -> Recipe:
     """Reward approximation: (β lr + V(x) − r)², V learned (a critic's value of the prompt) or the given β log Z(x).
 
-    Scenario RA in the organization of Su et al. 2025, statement ours; with learned V it is DRO (Richemond et al. 2024, Eq. 5,
-    whose value head has its own gradient scale).
+    Scenario RA in the organization of Su et al. 2025, statement ours. With learned V it is DRO (Richemond et al. 2024,
+    Eq. 5, whose value head has its own gradient scale).
     """
     offset = LearnedValue() if normalizer == "learned" else GivenNormalizer()
     term = RowTerm("ra", score=LogRatio("ref_logp", beta=beta), link=Square(), target=Score(), offset=offset)
@@ -26,7 +26,7 @@ def ra(*, beta: float = 0.1, normalizer: Literal["learned", "given"] = "learned"
 
 
 def una(*, beta: float = 0.03) -> Recipe:
-    """UNA, score form: (σ(β lr) − s)², s in [0, 1]; no normalizer, hence not the Boltzmann optimum (Wang et al. 2024)."""
+    """UNA, score form: (σ(β lr) − s)², s in [0, 1] (Wang et al. 2024). No normalizer, hence not Boltzmann."""
     term = RowTerm("una", score=LogRatio("ref_logp", beta=beta), link=SquashedSquare(), target=Score())
     return Recipe("una", ("wang2024una",), SCORES, (term,))
 
@@ -41,9 +41,9 @@ def rda(*, beta: float = 0.1) -> Recipe:
 
 
 def rebel(*, eta: float = 1.0, beta_kl: float = 0.05) -> Recipe:
-    """REBEL: ((1/η)(log π/π_old(y) − log π/π_old(y′)) − (R − R′))², R = r − β_kl log π_old/π_ref (Gao et al. 2024, Eq. 5).
+    """REBEL: ((1/η)(log π/π_old(y) − log π/π_old(y′)) − (R − R′))², R = r − β_kl log π_old/π_ref.
 
-    One exact step gives π_old·exp(ηR); iterated, π_ref·exp(r/β_kl).
+    Source: Gao et al. 2024, Eq. 5. One exact step gives π_old·exp(ηR); iterated, π_ref·exp(r/β_kl).
     """
     steps = (Outcome(), *((KLPenalty(beta_kl),) if beta_kl else ()), SequenceReturn())
     term = PairTerm("rebel", score=LogRatio("old_logp", beta=1 / eta), link=Square(), target=AdvantageGap())
