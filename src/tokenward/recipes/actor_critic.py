@@ -48,8 +48,9 @@ def rto(
 ) -> Recipe:
     """RTO: PPO on r_t = β_guide log π_guide/π_guide_ref − β_kl log π_old/π_ref + score·1[t last] (Zhong et al. 2024).
 
-    Eq. 4.7. Optimum, if guide_ref = ref: π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(score/β_kl)/Z:
-    β_guide > β_kl extrapolates the guide. β_guide = 0 is off. `guide_clip` (reward units) is not in the paper. Limited also by epochs, clip, steps.
+    Eq. 4.7. Optimum, if guide_ref = ref: π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(score/β_kl)/Z; β_guide > β_kl
+    extrapolates the guide, as far as epochs, clip and learning rate let it. β_guide = 0 is off. `guide_clip` (reward
+    units) is in the authors' script, not in the paper.
     """
     guide = (Guide(beta_guide, clip=guide_clip),) if beta_guide else ()
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), *guide, GAE(gamma=gamma, lam=lam), Whiten())

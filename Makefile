@@ -1,0 +1,41 @@
+# Each target first makes what it needs: a virtual environment in .venv with the versions of constraints.txt.
+# Other interpreter: `make demo PYTHON=python3.12`. Further words for the program: `make demo ARGS='--seed 1'`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+PIP_FLAGS ?=
+
+.PHONY: demo test check verify clean
+
+demo: $(STAMP)
+	$(BIN)/tokenward demo $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python scripts/lengths.py
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not slow"
+
+test: check
+	$(BIN)/pytest -q -m slow tests
+
+# By hand, about an hour: planted faults, kills, the full demo on five seeds.
+verify: $(STAMP)
+	$(BIN)/python scripts/mutate.py
+	$(BIN)/python scripts/kills.py
+	$(BIN)/python scripts/demo_seeds.py
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PIP_FLAGS reaches pip: name PyTorch's own index of CPU wheels there to spare the CUDA build that Linux gets otherwise.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@

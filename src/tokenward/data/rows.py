@@ -1,0 +1,221 @@
+"""One row of data: its columns read as prompt, responses and numbers, or what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, final
+
+from tokenward.data.tally import BadRow
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # turns of hh-rlhf transcripts
+
+
+@final
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Text: TypeAlias = str | tuple[Message, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One row whose columns are right, not yet tokens.
+
+    `responses` holds none (prompts), one, or (chosen, rejected); prompt and responses are all text or all messages.
+    `scores` belong to the responses · `target` = P(chosen is preferred) · `columns` are those of the file.
+    """
+
+    where: str
+    prompt: Text
+    responses: tuple[Text, ...] = ()
+    label: bool | None = None
+    scores: tuple[float, ...] | None = None
+    target: float | None = None
+    weight: float | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+# --- one parser per schema ----------------------------------------------------------------------------------------
+
+
+def prompts(where: str, columns: dict[str, Any]) -> Row:
+    """prompt; the other columns are kept for the reward function."""
+    return Row(where, _text(columns, "prompt"), columns=columns)
+
+
+def demonstration(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, completion."""
+    prompt, answer = _turn(_text(columns, "prompt"), _text(columns, "completion"), "completion")
+    return Row(where, prompt, (answer,), weight=_number(columns, "weight", least=0.0), columns=columns)
+
+
+def labeled(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, completion, label: true (desirable) or false."""
+    label = columns["label"]
+    if not isinstance(label, bool):
+        raise BadRow("wrong type", f"label must be true or false, got {_shown(label)}")
+    return replace(demonstration(where, columns), label=label)
+
+
+def scored(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, completion, score: a finite number."""
+    score = _number(columns, "score")
+    assert score is not None
+    return replace(demonstration(where, columns), scores=(score,))
+
+
+def conversation(where: str, columns: dict[str, Any]) -> Row:
+    """messages: the prompt is all but the last one, which is the assistant's."""
+    prompt, answer = _cut_last(_messages(columns["messages"], "messages"), "messages")
+    return Row(where, prompt, (answer,), weight=_number(columns, "weight", least=0.0), columns=columns)
+
+
+def preference(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, chosen, rejected."""
+    chosen, rejected = _text(columns, "chosen"), _text(columns, "rejected")
+    if chosen == rejected:
+        raise BadRow("identical chosen and rejected", "the two answers are the same")
+    prompt, (better, worse) = _split_pair(_text(columns, "prompt"), chosen, rejected)
+    return _pair(where, prompt, better, worse, columns)
+
+
+def implicit(where: str, columns: dict[str, Any]) -> Row:
+    """chosen, rejected as whole conversations: messages, or hh-rlhf's two transcripts."""
+    chosen, rejected = _text(columns, "chosen"), _text(columns, "rejected")
+    if chosen == rejected:
+        raise BadRow("identical chosen and rejected", "the two conversations are the same")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        prompt, better, worse = _transcripts(chosen, rejected)
+        return _pair(where, prompt, better, worse, columns)
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise BadRow("wrong type", "chosen and rejected must both be text or both be messages")
+    start, best = _cut_last(chosen, "chosen")
+    other, worst = _cut_last(rejected, "rejected")
+    if start != other:
+        raise BadRow("prompt differs", "chosen and rejected differ before their last message")
+    return _pair(where, start, best, worst, columns)
+
+
+def _pair(where: str, prompt: Text, chosen: Text, rejected: Text, columns: dict[str, Any]) -> Row:
+    better, worse = _number(columns, "score_chosen"), _number(columns, "score_rejected")
+    if (better is None) != (worse is None):
+        raise BadRow("missing column", "score_chosen and score_rejected: give both or neither")
+    return Row(
+        where,
+        prompt,
+        (_not_empty(chosen, "chosen"), _not_empty(rejected, "rejected")),
+        scores=None if better is None or worse is None else (better, worse),
+        target=_number(columns, "target", least=0.0, most=1.0),
+        weight=_number(columns, "weight", least=0.0),
+        columns=columns,
+    )
+
+
+def _transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """hh-rlhf: the prompt is all up to the last `Assistant:`, the same in both; no turn may follow the answer."""
+    ends = [text.rfind(ASSISTANT) + len(ASSISTANT) for text in (chosen, rejected)]
+    if min(ends) < len(ASSISTANT):
+        raise BadRow("prompt differs", f"chosen and rejected share no {ASSISTANT!r}; give a column prompt")
+    prompt, answers = chosen[: ends[0]], (chosen[ends[0] :], rejected[ends[1] :])
+    if prompt != rejected[: ends[1]]:
+        raise BadRow("prompt differs", "the conversations part before the last answer")
+    if any(HUMAN in answer for answer in answers):
+        raise BadRow("prompt differs", f"a conversation goes on with {HUMAN!r} after the last answer")
+    return prompt, *answers
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def _text(columns: dict[str, Any], name: str) -> Text:
+    value = columns[name]
+    return _unicode(value, name) if isinstance(value, str) else _messages(value, name)
+
+
+def _unicode(value: str, name: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow("not UTF-8", f"{name} holds half of a surrogate pair at character {error.start + 1}") from error
+    return value
+
+
+def _messages(value: Any, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadRow("wrong type", f"{name} must be text or a list of messages, got {_shown(value)}")
+    if not value:
+        raise BadRow("wrong type", f"{name} is a list without messages")
+    return tuple(_message(item, f"{name}[{place}]") for place, item in enumerate(value))
+
+
+def _message(item: dict[str, Any], name: str) -> Message:
+    for key in ("role", "content"):
+        if not isinstance(item.get(key), str):
+            raise BadRow("wrong type", f"{name}.{key} must be text, got {_shown(item.get(key))}")
+    if more := [key for key, value in item.items() if key not in ("role", "content") and value not in (None, [], "")]:
+        raise BadRow("wrong type", f"{name} has {', '.join(more)}: a message holds role and content only")
+    return Message(_unicode(item["role"], name), _unicode(item["content"], name))
+
+
+def _cut_last(messages: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(all but the last message, the last one), which must be the assistant's."""
+    if messages[-1].role != "assistant" or len(messages) < 2:
+        raise BadRow("wrong type", f"{name} must end with a message of the assistant after at least one other")
+    return messages[:-1], messages[-1:]
+
+
+def _turn(prompt: Text, answer: Text, name: str) -> tuple[Text, Text]:
+    """Prompt and answer, both as text or both as messages: one role user, the other role assistant."""
+    if isinstance(prompt, str) and isinstance(answer, str):
+        return prompt, _not_empty(answer, name)
+    prompt = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    answer = (Message("assistant", answer),) if isinstance(answer, str) else answer
+    if len(answer) != 1 or answer[0].role != "assistant":
+        raise BadRow("wrong type", f"{name} must be text or one message of the assistant")
+    return prompt, _not_empty(answer, name)
+
+
+def _split_pair(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, tuple[Text, Text]]:
+    """Prompt and answers; answers that are whole conversations (UltraFeedback) must begin with the same prompt."""
+    if not isinstance(chosen, str) and not isinstance(rejected, str) and len(chosen) > 1:
+        start, better = _cut_last(chosen, "chosen")
+        other, worse = _cut_last(rejected, "rejected")
+        known = prompt in [m.content for m in start if m.role == "user"] if isinstance(prompt, str) else prompt == start
+        if start != other or not known:
+            raise BadRow("prompt differs", "chosen and rejected must begin with the messages of prompt")
+        return start, (better, worse)
+    better_prompt, better_answer = _turn(prompt, chosen, "chosen")
+    worse_prompt, worse_answer = _turn(prompt, rejected, "rejected")
+    if better_prompt != worse_prompt:
+        raise BadRow("wrong type", "chosen and rejected must both be text or both be messages")
+    return better_prompt, (better_answer, worse_answer)
+
+
+def _not_empty(answer: Text, name: str) -> Text:
+    content = answer if isinstance(answer, str) else answer[-1].content
+    if not content.strip():
+        raise BadRow("empty response", f"{name} is empty")
+    return answer
+
+
+def _number(columns: dict[str, Any], name: str, *, least: float = -math.inf, most: float = math.inf) -> float | None:
+    value = columns.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRow("wrong type", f"{name} must be a finite number, got {_shown(value)}")
+    if not least <= value <= most:
+        raise BadRow("wrong type", f"{name} must be in [{least:g}, {most:g}], got {value:g}")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '…'}"

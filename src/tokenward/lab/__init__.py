@@ -1,0 +1,1 @@
+"""The lab: worlds small enough to enumerate, where the policy that a recipe should reach is known exactly."""

@@ -1,0 +1,248 @@
+"""From settings to the parts of a run: recipe, tokenizer, models, data, optimizer, and how long to train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+from torch import nn
+
+from tokenward.data import dataset
+from tokenward.data.dataset import Dataset
+from tokenward.data.formats import Kind
+from tokenward.data.sources import OfflineSource
+from tokenward.data.tokenize import Limits, Prompt
+from tokenward.errors import InputError
+from tokenward.models import load
+from tokenward.models.forward import Scorer
+from tokenward.models.roles import Roles
+from tokenward.objective.fields import GIVEN_BY
+from tokenward.objective.recipe import Recipe
+from tokenward.recipes import maker
+from tokenward.rollout.sampler import GenerateSampler, Law
+from tokenward.rollout.score import reward
+from tokenward.rollout.source import RolloutSource
+from tokenward.train.cast import cached_reference, optimizer, roles
+from tokenward.train.config import RunConfig
+from tokenward.train.runtime import Runtime
+from tokenward.train.settings import Settings, without_use
+from tokenward.types import Batch
+
+SAMPLED_ROWS = 256  # completions that one call of `generate` makes side by side
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where batches come from: a file, or a sampler."""
+
+    def next(self) -> Batch: ...
+    def update(self, policy: Scorer) -> None: ...
+    def metrics(self) -> dict[str, float]: ...
+    def where(self, group: int) -> str: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """Everything a run is made of; only the parts' own contents change while it is on."""
+
+    settings: Settings
+    recipe: Recipe
+    runtime: Runtime
+    tokenizer: Any
+    roles: Roles
+    source: Source
+    optimizer: torch.optim.Optimizer
+    total: int
+    inputs: dict[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.settings.config
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return self.roles.trainable_modules()
+
+
+def assemble(settings: Settings, runtime: Runtime) -> Run:
+    """Every part of a run; what is wrong with recipe and settings is said before any model is read."""
+    config = settings.config
+    recipe = maker(settings.recipe)(**settings.keywords)
+    check(recipe, config)
+    tokenizer = load.tokenizer(config.tokenizer or config.model)
+    cast = roles(recipe, config, runtime)
+    data = _data(recipe, config, tokenizer=tokenizer, context=cast.policy.context)
+    source: OfflineSource | RolloutSource
+    if on_policy(recipe):
+        source = _rollouts(data, recipe, config, policy=cast.policy)
+        per_pass = source.batches_per_pass * config.epochs * math.ceil(config.rollout_rows / mini_rows(config))
+    else:
+        source = _offline(data, recipe, config, context=cast.policy.context)
+        per_pass = source.updates_per_pass
+        if config.ref == "cached":
+            cast = cached_reference(cast, source, config)
+    total = config.updates or max(1, math.ceil((config.passes or 1.0) * per_pass - 1e-9))
+    lines = _notes(recipe, config, data, cast, per_pass=per_pass, total=total)
+    made = optimizer(cast, config)
+    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, _inputs(config, data), lines)
+
+
+def on_policy(recipe: Recipe) -> bool:
+    """Whether the recipe learns from fresh completions."""
+    return any(stream.kind == "rollouts" for stream in recipe.streams)
+
+
+def group_size(recipe: Recipe, config: RunConfig) -> int:
+    """Completions of each prompt."""
+    return config.group or max(stream.group for stream in recipe.streams)
+
+
+def mini_rows(config: RunConfig) -> int:
+    """Completions of each update."""
+    return config.mini_rows or config.rollout_rows
+
+
+def check(recipe: Recipe, config: RunConfig) -> None:
+    """Raise every mismatch of recipe and settings at once, before anything is read."""
+    kinds = frozenset(stream.kind for stream in recipe.streams)
+    wrong = without_use(config, kinds=kinds, needs=recipe.needs)
+    if len(kinds) != 1:
+        wrong.append(f"{recipe.name} learns from {' and '.join(sorted(kinds))}: a run reads one kind of data")
+    missing = [("guide_logp", config.guide)] + ([("score", config.reward)] if on_policy(recipe) else [])
+    wrong += [_asks(recipe, name) for name, given in missing if name in recipe.needs and given is None]
+    if config.ref == "adapter" and not config.lora_rank:
+        wrong.append("ref = adapter asks for the policy with its adapters off: give --lora-rank, or leave --ref out")
+    if config.ref == "cached" and (on_policy(recipe) or "kl_ref" in recipe.needs):
+        wrong.append("ref = cached serves recipes that read ref_logp of a fixed file: leave --ref out")
+    if on_policy(recipe):
+        wrong += _rollout_sizes(recipe, config)
+    if wrong:
+        raise InputError("\n".join(wrong))
+
+
+def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
+    least, group = max(stream.group for stream in recipe.streams), group_size(recipe, config)
+    wrong = [] if group >= least else [f"group = {group}: {recipe.name} needs {least} or more completions of a prompt"]
+    for name, rows in (("rollout_rows", config.rollout_rows), ("mini_rows", mini_rows(config))):
+        if rows % group:
+            wrong.append(f"{name} = {rows} must be a multiple of group = {group}: a group is never cut")
+    if mini_rows(config) > config.rollout_rows:
+        wrong.append(f"mini_rows = {config.mini_rows} is more than rollout_rows = {config.rollout_rows}")
+    if config.old_logp == "sampler" and (config.top_k is not None or config.top_p is not None):
+        wrong.append("old_logp = sampler with top_k or top_p: the kept set's law is not the policy's; use trainer")
+    return wrong
+
+
+def _asks(recipe: Recipe, field: str) -> str:
+    """Which part of the recipe needs a field, and what gives it."""
+    who = " and ".join(sorted({type(p).__name__ for p in (*recipe.steps, *recipe.terms) if field in p.needs}))
+    return f"{recipe.name}: {who} needs {field}: {GIVEN_BY[field]}"
+
+
+def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits:
+    """Row and prompt limits; a prompt leaves room for its completion."""
+    longest = min([n for n in (config.max_tokens, context) if n is not None], default=None)
+    prompt = config.max_prompt_tokens
+    if on_policy(recipe) and longest is not None:
+        room = longest - config.max_new_tokens
+        if room < 1:
+            raise InputError(f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt in {longest} tokens")
+        prompt = min(prompt or room, room)
+    return Limits(max_tokens=longest, max_prompt_tokens=prompt)
+
+
+def _data(recipe: Recipe, config: RunConfig, *, tokenizer: Any, context: int | None) -> Dataset:
+    """The rows of the run's data as token examples of the recipe's kind."""
+    kind: Kind = "prompts" if on_policy(recipe) else recipe.streams[0].kind  # type: ignore[assignment]
+    return dataset.load(
+        config.data,
+        tokenizer=tokenizer,
+        kind=kind,
+        asked_by=recipe.name,
+        split=config.split,
+        limits=_limits(recipe, config, context=context),
+        max_dropped=config.max_dropped,
+    )
+
+
+def _offline(data: Dataset, recipe: Recipe, config: RunConfig, *, context: int | None) -> OfflineSource:
+    """Batches from the file; a column that the recipe needs and the file lacks is said now."""
+    point = any("point" in step.makes for step in recipe.steps)
+    source = OfflineSource(
+        data,
+        rows_per_update=config.rows_per_update,
+        order=config.order,
+        seed=config.seed,
+        probes="mismatched" if point else "none",
+        max_tokens=_limits(recipe, config, context=context).max_tokens,
+    )
+    first = next(source.every_row())
+    absent = [f.name for f in fields(Batch) if f.name in recipe.needs and getattr(first, f.name) is None]
+    if absent:
+        raise InputError("\n".join(f"{config.data}: {_asks(recipe, name)}" for name in absent))
+    return source
+
+
+def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, policy: Scorer) -> RolloutSource:
+    """Prompts, sampler and reward as one source."""
+    group, encoder = group_size(recipe, config), data.encoder
+    sampler = GenerateSampler(
+        policy,
+        end_ids=load.end_ids(policy, encoder.tokenizer),
+        pad_id=encoder.pad,
+        max_new_tokens=config.max_new_tokens,
+        law=Law(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
+        rows=min(config.rollout_rows, SAMPLED_ROWS),
+        seed=config.seed,
+    )
+    scorer = None
+    if config.reward is not None:
+        device = str(policy.device)
+        scorer = reward(config.reward, tokenizer=encoder.tokenizer, dtype=config.dtype, device=device)
+    return RolloutSource(
+        [example for example in data.examples if isinstance(example, Prompt)],
+        sampler=sampler,
+        reward=scorer,
+        pad_id=encoder.pad,
+        group=group,
+        prompts_per_batch=config.rollout_rows // group,
+        pairs="all" if "pairs" in recipe.needs else "none",
+        order=config.order,
+        seed=config.seed,
+    )
+
+
+def _inputs(config: RunConfig, data: Dataset) -> dict[str, str]:
+    """Hashes of what the run reads: the data, and the models in their roles."""
+    named = {name: getattr(config, name) for name in ("model", "ref", "guide", "guide_ref", "critic")}
+    words = (None, "shared", "own", "copy", "adapter", "cached")
+    models = {name: load.fingerprint(path) for name, path in named.items() if path not in words}
+    return {"data": data.data_hash, **models}
+
+
+def _notes(
+    recipe: Recipe, config: RunConfig, data: Dataset, cast: Roles, *, per_pass: int, total: int
+) -> tuple[str, ...]:
+    """What was derived from the settings, for whoever watches."""
+    trained = sum(p.numel() for m in cast.trainable_modules().values() for p in m.parameters() if p.requires_grad)
+    lines = [f"{recipe.name}: {len(data.examples)} {data.schema.kind} from {data.source}; {trained:,} weights train"]
+    if dropped := data.tally.summary():
+        lines.append(dropped)
+    if on_policy(recipe):
+        group = group_size(recipe, config)
+        size = f"{config.rollout_rows // group} prompts × {group} completions, {config.epochs} epochs of "
+        size += f"{math.ceil(config.rollout_rows / mini_rows(config))} updates"
+    else:
+        size = f"{config.rows_per_update} rows an update"
+    return (*lines, f"{total} updates, {per_pass} a pass; {size}")

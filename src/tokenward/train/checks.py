@@ -1,0 +1,52 @@
+"""What must hold before the first step: policy = reference, and sampler = trainer."""
+
+from __future__ import annotations
+
+from tokenward.errors import RunError
+from tokenward.masking import keep
+from tokenward.train.assemble import Run
+from tokenward.types import Batch, TokenStats
+
+# largest |log π_sampler − log π_trainer| of a token, nats: a cache of keys and values rounds differently
+RATIO_TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 0.5}
+
+
+def first_batch(run: Run, batch: Batch, frozen: TokenStats) -> list[str]:
+    """The lines to print about the first batch; RunError where the policy is not what it must be."""
+    return [*_reference(run, batch), *_sampler(run, batch, frozen)]
+
+
+def _reference(run: Run, batch: Batch) -> list[str]:
+    """Implicit reward of the untrained policy: 0 when the reference is the model itself, up to rounding."""
+    if not run.recipe.needs & {"ref_logp"}:
+        return []
+    gap, limit = run.roles.step0_gap(batch), run.roles.step0_tolerance()
+    kind = run.roles.reference_kind()
+    if run.config.ref not in (None, "copy", "adapter", "cached", run.config.model):
+        return [f"reference {run.config.ref}: largest |log π/π_ref| of a token at the start {gap:.3g}"]
+    if not gap <= limit:
+        raise RunError(
+            f"at the start the policy differs from its reference ({kind}) by {gap:.3g} nats at a token, "
+            f"more than rounding explains ({limit:g}): the reference is not the model that the run starts from"
+        )
+    return [f"reference ({kind}): largest |log π/π_ref| of a token at the start {gap:.2g}, allowed {limit:g}"]
+
+
+def _sampler(run: Run, batch: Batch, frozen: TokenStats) -> list[str]:
+    """First ratio: the sampler's log-probabilities are the trainer's, unless it drew from a kept set."""
+    old = frozen.old_logp
+    if batch.sampler_logp is None or old is None:
+        return []
+    gap = float(keep(batch.sampler_logp - old, batch.mask).abs().max())
+    limit, config = RATIO_TOLERANCE[run.config.dtype], run.config
+    if config.top_k is not None or config.top_p is not None:
+        return [
+            f"sampler: largest |log π_sampler/π_trainer| of a token {gap:.3g}: top_k and top_p draw from a kept set, "
+            "which the ratio of the recipe does not know"
+        ]
+    if not gap <= limit:
+        raise RunError(
+            f"first ratio: sampler and trainer differ by {gap:.3g} nats at a token, more than {limit:g} "
+            f"({config.dtype}): the completions are not the policy's"
+        )
+    return [f"first ratio: largest |log π_sampler/π_trainer| of a token {gap:.2g}, allowed {limit:g}"]

@@ -1,0 +1,73 @@
+"""`--key value` words of the command line, and the help that lists every key."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import get_type_hints
+
+from tokenward.errors import InputError
+from tokenward.train.config import GROUPS, OPTIONS, RunConfig, describe, flag
+from tokenward.train.settings import keyword_types
+
+SWITCHES = frozenset({"json", "all", "help"})
+
+
+def read_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """(words that stand alone, value of each --key); `--key value` and `--key=value`, dashes as underscores.
+
+    >>> read_words(["dpo", "--beta", "0.2", "--top-p=.9"])
+    (['dpo'], {'beta': '0.2', 'top_p': '.9'})
+    """
+    alone: list[str] = []
+    found: dict[str, str] = {}
+    wrong: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            alone.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        key = name.replace("-", "_")
+        if not equals and key not in SWITCHES:
+            if not rest or rest[0].startswith("--"):
+                wrong.append(f"--{name} needs a value")
+                continue
+            value = rest.pop(0)
+        if key in found:
+            wrong.append(f"--{name} stands twice: keep one")
+        found[key] = value
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return alone, found
+
+
+def options_help() -> str:
+    """Every key of RunConfig by group: its flag, what it takes, what it is, its default."""
+    hints = get_type_hints(RunConfig)
+    lines: list[str] = []
+    for group in GROUPS:
+        lines.append(f"\n{group}:")
+        for name, field in OPTIONS.items():
+            if field.metadata["group"] == group:
+                note = "" if field.default in (None, "") else f" [{field.default}]"
+                only = {"offline": "; not on-policy", "rollouts": "; on-policy only"}.get(field.metadata["used"], "")
+                lines += _entry(name, describe(hints[name]), field.metadata["help"] + only + note)
+    return "\n".join(lines)
+
+
+def keywords_help(function: Callable[..., object]) -> str:
+    """A recipe's docstring and its own keywords."""
+    defaults = inspect.signature(function).parameters
+    lines = [inspect.cleandoc(function.__doc__ or function.__name__), "\nrecipe:"]
+    for name, annotation in keyword_types(function).items():
+        lines += _entry(name, describe(annotation), f"[{defaults[name].default}]")
+    return "\n".join(lines)
+
+
+def _entry(name: str, takes: str, text: str) -> list[str]:
+    head = f"  --{flag(name)}"
+    body = textwrap.wrap(f"{takes}: {text}", width=84)
+    return [f"{head:<28}{line}" if i == 0 else f"{'':<28}{line}" for i, line in enumerate(body)]

@@ -1,0 +1,54 @@
+"""What a run says of itself: one event per update in events.jsonl, and lines or a bar for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import final
+
+from tokenward.runlog import RunLog
+from tokenward.train.progress import Progress
+from tokenward.train.update import Outcome
+
+
+@final
+class Journal:
+    """Gathers the numbers of an update (timings, notes of its batch) and writes them as one event."""
+
+    def __init__(self, log: RunLog, progress: Progress) -> None:
+        self._log, self._progress = log, progress
+        self._notes: dict[str, object] = {}
+        self._seconds: dict[str, float] = {}
+        self.last: dict[str, object] = {}
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block to `timing_s/name` of the next event."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        """Numbers of a batch, for the event of its first update."""
+        self._notes |= numbers
+
+    def say(self, *lines: str) -> None:
+        """Lines for whoever watches."""
+        for line in lines:
+            self._progress.say(line)
+
+    def update(self, number: int, outcome: Outcome, *, learning_rate: float) -> None:
+        """The event of one update; all but `timing_s/*` and `perf/*` is the same in every repetition of the run."""
+        event: dict[str, object] = {"event": "update", "update": number, "loss": outcome.loss}
+        event |= {"grad_norm": outcome.grad_norm, "learning_rate": learning_rate, **outcome.values, **self._notes}
+        event |= {f"timing_s/{name}": seconds for name, seconds in self._seconds.items()}
+        event["perf/tokens_per_s"] = outcome.tokens / max(sum(self._seconds.values()), 1e-9)
+        self._notes, self._seconds, self.last = {}, {}, event
+        self._log.append(event)
+        self._progress.update(number, event)
+
+    def close(self) -> None:
+        self._progress.close()

@@ -1,0 +1,130 @@
+"""The loop of every run. It knows no algorithm: the recipe does."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tokenward.errors import InputError
+from tokenward.objective.metrics import batch_metrics
+from tokenward.runlog import RunLog
+from tokenward.train import checkpoint, directory
+from tokenward.train.assemble import Run, assemble
+from tokenward.train.checks import first_batch
+from tokenward.train.config import RunConfig, Scalar
+from tokenward.train.journal import Journal
+from tokenward.train.progress import Show, progress
+from tokenward.train.runtime import Interrupted, StopRequest, session, stop_request
+from tokenward.train.schedule import minis, rate, set_rate
+from tokenward.train.settings import Settings
+from tokenward.train.state import Place
+from tokenward.train.update import Learner, Piece, moved
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where the trained model lies, how many updates made it, and the last event."""
+
+    model: Path
+    updates: int
+    event: dict[str, object]
+    seconds: float
+
+
+def train(run: Run, place: Place, *, journal: Journal, stop: StopRequest) -> None:
+    """Update until the run's length is reached."""
+    learner = Learner(
+        run.recipe,
+        roles=run.roles,
+        optimizer=run.optimizer,
+        runtime=run.runtime,
+        config=run.config,
+        where=run.source.where,
+    )
+    while place.update < run.total:
+        if place.piece is None:  # otherwise resumed within a batch
+            place.piece, place.done = begin(run, place, journal), 0
+        rows = minis(place.piece.batch, recipe=run.recipe, config=run.config, number=place.batches)
+        for index in rows[place.done : place.done + run.total - place.update]:
+            share = rate(run.config, update=place.update, total=run.total)
+            set_rate(run.optimizer, share)
+            with journal.timing("update"):
+                outcome = learner.step(place.piece.rows(index))
+            place.update, place.done = place.update + 1, place.done + 1
+            if place.done == len(rows):
+                place.piece = None
+                run.source.update(run.roles.policy)  # fresh weights to the sampler
+            journal.update(place.update, outcome, learning_rate=share * run.config.learning_rate)
+            pause(run, place, stop)
+
+
+def begin(run: Run, place: Place, journal: Journal) -> Piece:
+    """The next batch, with everything about it that is computed once."""
+    with journal.timing("batch"):
+        batch = moved(run.source.next(), run.runtime.device)  # pairs from disk, or fresh rollouts
+    with journal.timing("frozen"):
+        frozen = run.roles.frozen(batch, run.recipe.needs)  # no gradient, only what the recipe needs
+    if place.update == 0:
+        journal.say(*first_batch(run, batch, frozen))
+    if run.config.old_logp == "sampler":
+        frozen = replace(frozen, old_logp=batch.sampler_logp)
+    signals = run.recipe.signal(batch, frozen)  # whole groups
+    place.batches += 1
+    journal.note(batch_metrics(batch, frozen, signals) | run.source.metrics())
+    return Piece(batch, frozen, signals)
+
+
+def pause(run: Run, place: Place, stop: StopRequest) -> None:
+    """Write a checkpoint when one is due or a signal came; after a signal, stop."""
+    every = run.config.save_every
+    if stop.signal is None and (not every or place.update % every or place.update == run.total):
+        return
+    directory.save(run, place)
+    if stop.signal is not None and place.update < run.total:
+        name = signal.Signals(stop.signal).name
+        again = f"go on with: tokenward train --resume {run.out}"
+        raise Interrupted(f"{name}: saved at update {place.update} of {run.total}; {again}", signal=stop.signal)
+
+
+def run(config: RunConfig, recipe: str, *, keywords: Mapping[str, Scalar] | None = None, show: Show = "auto") -> Result:
+    """Train a recipe (a name, or file.py:function) from the beginning into an empty directory."""
+    settings = Settings(recipe, dict(keywords or {}), config)
+    directory.claim(Path(config.out))
+    with session(config) as runtime, stop_request() as stop:
+        parts = assemble(settings, runtime)
+        directory.begin(parts)
+        return _go(parts, Place(), stop=stop, show=show)
+
+
+def resume(out: Path, *, show: Show = "auto") -> Result:
+    """Go on from the newest whole checkpoint of a run directory, from the beginning where there is none."""
+    settings = directory.settings(out)
+    if directory.finished(out):
+        raise InputError(f"{out} is finished: its model lies in {out / 'model'}")
+    with session(settings.config) as runtime, stop_request() as stop:
+        parts = assemble(settings, runtime)
+        directory.same_inputs(parts)
+        saved = checkpoint.newest(out / "checkpoints")
+        place = Place() if saved is None else directory.load(parts, saved)
+        return _go(parts, place, stop=stop, show=show)
+
+
+def _go(parts: Run, place: Place, *, stop: StopRequest, show: Show) -> Result:
+    """Train from a place to the end, and write the model."""
+    start = time.monotonic()
+    log = RunLog(parts.out / "events.jsonl")
+    log.rewind(place.update)
+    watch = progress(
+        show, total=parts.total, done=place.update, every=parts.config.log_every, label=parts.recipe.name
+    )
+    journal = Journal(log, watch)
+    try:
+        journal.say(*parts.notes, *([f"resuming at update {place.update}"] if place.update else []))
+        train(parts, place, journal=journal, stop=stop)
+    finally:
+        journal.close()
+    model = directory.finish(parts)
+    return Result(model, place.update, journal.last, time.monotonic() - start)

@@ -1,0 +1,115 @@
+"""Where a run's settings come from: default < file < flag, every problem reported at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from tokenward.errors import InputError, nearest
+from tokenward.train.config import OPTIONS, RunConfig, Scalar, coerce, flag, make
+
+Keywords = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run as it will be: which recipe, its keywords as given, and everything else."""
+
+    recipe: str
+    keywords: Keywords
+    config: RunConfig
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The keys of a YAML file; a key that stands twice, a nested or an unreadable file is one line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}: must be lines of `key: value`, got {type(values).__name__}")
+    keys = [str(key.value) for key, _ in node.value]
+    wrong = [f"{path}: {key} stands twice: keep one" for key in sorted({k for k in keys if keys.count(k) > 1})]
+    wrong += [
+        f"{path}: {key} must be one value, got {type(value).__name__}"
+        for key, value in values.items()
+        if isinstance(value, dict | list)
+    ]
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return {str(key): value for key, value in values.items()}
+
+
+def keyword_types(function: Callable[..., object]) -> dict[str, Any]:
+    """The keyword arguments of a recipe function with their annotations."""
+    hints = get_type_hints(function)
+    return {name: hints.get(name, str) for name in inspect.signature(function).parameters}
+
+
+def resolve(
+    *,
+    recipe: str,
+    function: Callable[..., object],
+    file: Mapping[str, object],
+    flags: Mapping[str, object],
+) -> Settings:
+    """The settings of a run; InputError with one line for each unknown key, wrong type and value out of range."""
+    types = keyword_types(function)
+    known = {*OPTIONS, *types}
+    wrong = [f"unknown key {name!r} in the file.{nearest(name, known)}" for name in file if name not in known]
+    wrong += [f"unknown flag --{flag(n)}.{nearest(flag(n), map(flag, known))}" for n in flags if n not in known]
+    given = {name: value for name, value in {**file, **flags}.items() if name in known}
+    keywords: Keywords = {}
+    for name in given.keys() & types.keys():
+        try:
+            keywords[name] = coerce(name, given[name], types[name])
+        except InputError as error:
+            wrong.append(str(error))
+    needed = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty and n not in given]
+    wrong += [f"{recipe} needs {name}: give --{flag(name)}" for name in needed]
+    try:
+        config = make({name: value for name, value in given.items() if name in OPTIONS})
+    except InputError as error:
+        wrong += str(error).splitlines()
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return Settings(recipe, {name: keywords[name] for name in types if name in keywords}, config)
+
+
+def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[str]) -> list[str]:
+    """One line for each value that differs from its default and that this recipe would never read."""
+    rollouts = "rollouts" in kinds
+    idle = {name for name, f in OPTIONS.items() if f.metadata["used"] == ("offline" if rollouts else "rollouts")}
+    reads = {"ref": {"ref_logp", "kl_ref"}, "guide": {"guide_logp"}, "guide_ref": {"guide_ref_logp"}}
+    idle |= {name for name, fields in reads.items() if not fields & needs}
+    if not needs & {"value", "old_value"}:
+        idle.add("critic")
+    if not needs & {"value", "old_value", "model_score"}:
+        idle.add("critic_learning_rate")
+    if "score" not in needs:
+        idle.add("reward")
+    if not config.lora_rank:
+        idle |= {"lora_alpha", "lora_targets"}
+    source = " and ".join(sorted(kinds))
+    return [
+        f"{name} = {getattr(config, name)!r} has no effect here: the recipe learns from {source} and needs "
+        f"{', '.join(sorted(needs))}: leave it out"
+        for name in OPTIONS
+        if name in idle and getattr(config, name) != OPTIONS[name].default
+    ]
+
+
+def dump(settings: Settings) -> str:
+    """The YAML text that `--config` and `--from` read back to the same settings."""
+    values: dict[str, Scalar] = {"recipe": settings.recipe, **settings.keywords}
+    values |= {name: getattr(settings.config, name) for name in OPTIONS}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)

@@ -1,0 +1,157 @@
+"""One optimizer update: gradients accumulated over micro-batches, checked, clipped, applied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tokenward.data.collate import split
+from tokenward.errors import RunError
+from tokenward.models.roles import Roles
+from tokenward.objective.metrics import fields_logged, step_maxima, step_metrics
+from tokenward.objective.recipe import Recipe
+from tokenward.train.config import RunConfig
+from tokenward.train.runtime import Runtime
+from tokenward.types import Batch, Signal, TokenStats, present, take
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """Rows to learn from, with what was computed when their batch was made."""
+
+    batch: Batch
+    frozen: TokenStats
+    signal: Signal
+
+    def rows(self, index: Int[Tensor, " R"]) -> Piece:
+        """The given rows alone, cut to the longest of them."""
+        width = int(self.batch.length[index].max())
+        return Piece(*(take(part, index, width=width) for part in (self.batch, self.frozen, self.signal)))
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """An update: loss and gradient norm before the step, metrics of its rows, tokens computed (padding left out)."""
+
+    loss: float
+    grad_norm: float
+    values: dict[str, float]
+    tokens: int
+
+
+@final
+class Learner:
+    """The parts that an update needs: recipe, models, optimizer, and where to compute."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        roles: Roles,
+        optimizer: torch.optim.Optimizer,
+        runtime: Runtime,
+        config: RunConfig,
+        where: Callable[[int], str] = str,
+    ) -> None:
+        self.recipe, self.roles, self.optimizer = recipe, roles, optimizer
+        self.runtime, self.config, self.where = runtime, config, where
+        self._fields = recipe.trained | fields_logged(recipe)
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step(self, piece: Piece) -> Outcome:
+        """Move the parameters once on the gradient of the loss of these rows; NaN stops before anything moves."""
+        self.optimizer.zero_grad(set_to_none=True)
+        weights = self.runtime.total(self.recipe.weights(piece.batch))
+        tally = Tally()
+        for index in split(piece.batch, max_tokens=self.config.micro_tokens, scope=self.recipe.scope):
+            self.backward(piece.rows(index), weights, tally)
+        for name, weight in weights.items():
+            tally.weigh(f"terms/{name}", weight)
+        moved = [p for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        tally.add("grad_norm", norm, torch.ones(()))
+        values = tally.numbers()
+        loss, grad_norm = values.pop("loss", math.nan), values.pop("grad_norm", math.nan)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise RunError(self._blame(piece, weights))
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grads_with_norm_(moved, self.config.grad_clip, norm)
+        self.optimizer.step()
+        return Outcome(loss, grad_norm, values, int(piece.batch.length.sum()))
+
+    def backward(self, piece: Piece, weights: Mapping[str, Float[Tensor, ""]], tally: Tally) -> None:
+        """Add the gradient of one micro-batch to the parameters, and its numbers to the tally."""
+        stats = replace(piece.frozen, **present(self.roles.current(piece.batch, self._fields)))
+        sums = self.recipe.sums(piece.batch, stats, piece.signal)
+        loss = self.runtime.share(self.recipe.loss(sums, weights))
+        loss.backward()  # type: ignore[no-untyped-call]
+        tally.add("loss", loss.detach(), torch.zeros(()))
+        tally.weigh("loss", torch.ones(()))
+        for name, value in sums.items():
+            tally.add(f"terms/{name}", value.detach(), torch.zeros(()))
+        for name, (value, weight) in step_metrics(self.recipe, piece.batch, stats, piece.signal).items():
+            tally.add(name, value, weight)
+        for name, value in step_maxima(piece.batch, stats).items():
+            tally.largest(name, value)
+
+    def _blame(self, piece: Piece, weights: Mapping[str, Float[Tensor, ""]]) -> str:
+        """One line naming the prompts whose rows make the loss or its gradient NaN or infinite."""
+        guilty: list[str] = []
+        for number in torch.unique(piece.batch.group).tolist():
+            self.optimizer.zero_grad(set_to_none=True)
+            tally = Tally()
+            self.backward(piece.rows((piece.batch.group == number).nonzero().squeeze(-1)), weights, tally)
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            finite = all(bool(g.isfinite().all()) for g in gradients)
+            if not (finite and math.isfinite(tally.numbers().get("loss", math.nan))):
+                guilty.append(self.where(int(number)))
+        self.optimizer.zero_grad(set_to_none=True)
+        named = ", ".join(guilty[:8]) + (" …" if len(guilty) > 8 else "")
+        rows = f"it comes from {named}" if guilty else "it comes from no row alone: their sum is too large"
+        return f"{self.recipe.name}: the loss or its gradient is NaN or infinite; {rows}"
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    if batch.tokens.device == device:
+        return batch
+    there: dict[str, Any] = {name: value.to(device) for name, value in present(batch).items()}
+    return replace(batch, **there)
+
+
+@final
+class Tally:
+    """Sums and weights of named numbers over micro-batches, kept as tensors until the end: one copy to Python."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor, weight: Tensor) -> None:
+        """sum += value, weight += weight."""
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._weights[name] = self._weights[name] + weight if name in self._weights else weight
+
+    def weigh(self, name: str, weight: Tensor) -> None:
+        """Divide by this weight instead of the sum of weights."""
+        self._weights[name] = weight
+
+    def largest(self, name: str, value: Tensor) -> None:
+        """Keep the largest value."""
+        self._sums[name] = torch.maximum(self._sums[name], value) if name in self._sums else value
+        self._weights[name] = torch.ones(())
+
+    def numbers(self) -> dict[str, float]:
+        """sum ÷ weight by name; names of weight 0 are left out."""
+        pairs = [t.double().reshape(()).cpu() for n in self._sums for t in (self._sums[n], self._weights[n])]
+        flat = torch.stack(pairs).tolist() if pairs else []
+        triples = zip(self._sums, flat[::2], flat[1::2], strict=True)
+        return {name: value / weight for name, value, weight in triples if weight}

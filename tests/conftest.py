@@ -1,0 +1,75 @@
+"""The shared folder of real data and models, and three tokenizers made on the spot, each with its trap."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,:!?<>/|_'0123456789\n▁"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and models: $TOKENWARD_SHARED, or ../shared beside the checkout."""
+    given = os.environ.get("TOKENWARD_SHARED")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no shared data at {folder}: set TOKENWARD_SHARED to the folder with models/ and data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spaced() -> PreTrainedTokenizerFast:
+    """Like stories260K: a space before every text, <s> begins and ends it, </s> pads; `ti|me` and two spaces merge."""
+    names = ["<unk>", "<s>", "</s>", *LETTERS, "ti", "me", "time", "▁▁"]
+    inner = Tokenizer(
+        models.BPE(
+            {name: i for i, name in enumerate(names)},
+            [("t", "i"), ("m", "e"), ("ti", "me"), ("▁", "▁")],
+            unk_token="<unk>",
+        )
+    )
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(content=" ", left=1, right=0)]
+    )
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="<s>", pad_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session")
+def chatty() -> PreTrainedTokenizerFast:
+    """Bytes (two line breaks merge) and a template that trims contents and ends a turn with the end token and a break."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<|im_start|>", "<|im_end|>", "<|pad|>", *alphabet, "ĊĊ"]
+    inner = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [("Ċ", "Ċ")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def worded() -> PreTrainedTokenizerFast:
+    """One word, one id: the word `<s>` is in the vocabulary, so its text cannot be anything but the control token."""
+    names = ["<unk>", "<s>", "</s>", "the", "cat", "sat", "."]
+    inner = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    )
