@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LAWS = ("tests/objective",)
+FORWARD = ("tests/test_forward.py",)
 
 
 @dataclass(frozen=True)
@@ -131,4 +132,94 @@ RECIPES = [
           "REBEL: η upside down"),
 ]  # fmt: skip
 
-FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES]
+MODELS = [
+    Fault("src/tokenward/models/forward.py", "states = hidden[rows, columns - 1]", "states = hidden[rows, columns]",
+          "a token is scored by the state after it", FORWARD),
+    Fault("src/tokenward/models/forward.py", "logits = self.logits(states) / temperature", "logits = self.logits(states)",
+          "the policy's temperature is forgotten", FORWARD),
+    Fault("src/tokenward/models/forward.py", "(reference.logits(ref_states) / temperature)", "(reference.logits(ref_states))",
+          "the reference's temperature is forgotten in the exact KL", FORWARD),
+    Fault("src/tokenward/models/forward.py", "(law.exp() * (law - ref)).sum(-1)", "(ref.exp() * (ref - law)).sum(-1)",
+          "exact KL in the other direction", FORWARD),
+    Fault("src/tokenward/models/forward.py", 'out["entropy"] = -(law.exp() * law).sum(-1)', 'out["entropy"] = (law.exp() * law).sum(-1)',
+          "entropy with the wrong sign", FORWARD),
+    Fault("src/tokenward/models/forward.py", "hidden[every, (batch.length - 1).clamp(min=0)]", "hidden[every, (batch.length - 2).clamp(min=0)]",
+          "a reward model reads the state before the last token", FORWARD),
+    Fault("src/tokenward/models/forward.py", "hidden[every, (batch.length - 1).clamp(min=0)]", "hidden[every, -1]",
+          "a reward model reads padding", FORWARD),
+    Fault("src/tokenward/models/forward.py", "self._cap * torch.tanh(out / self._cap)", "torch.tanh(out / self._cap)",
+          "Gemma's soft cap caps at 1", FORWARD),
+    Fault("src/tokenward/models/forward.py", "wrong = (columns == 0) | (columns >= batch.length[rows])", "wrong = columns == 0",
+          "padding may be marked as trainable", FORWARD),
+    Fault("src/tokenward/models/forward.py",
+          "with torch.no_grad(), self._other(reference):\n                        ref_states", "with torch.no_grad():\n                        ref_states",
+          "exact KL under LoRA: the reference keeps its adapters", ("tests/test_forward.py", "tests/test_load.py", "tests/test_roles.py")),
+    Fault("src/tokenward/models/roles.py",
+          "with adapters_off(self.policy):\n                return self._logp(self.policy, batch)", "return self._logp(self.policy, batch)",
+          "LoRA: the policy is its own reference", ("tests/test_roles.py",)),
+    Fault("src/tokenward/models/roles.py", 'if self.guide_ref is None and "ref_logp" in out', 'if "ref_logp" in out',
+          "the guide's own reference is ignored", ("tests/test_roles.py",)),
+]  # fmt: skip
+
+COLLATE, TOKENIZE = ("tests/test_collate.py",), ("tests/test_tokenize.py",)
+
+MASKS = [
+    Fault("src/tokenward/data/collate.py", "torch.tensor(line.trainable, dtype=torch.bool)", "True",
+          "tokens of a tool are trained on", COLLATE),
+    Fault("src/tokenward/data/collate.py", "mask[row, start:end] = torch.tensor(line.trainable, dtype=torch.bool)", "mask[row, :end] = True",
+          "the prompt is trained on", COLLATE),
+    Fault("src/tokenward/data/collate.py", "(True,) * n, _FINISH[response.finish]", "(True,) * (n - 1) + (False,), _FINISH[response.finish]",
+          "the end token is not trained on", COLLATE),
+    Fault("src/tokenward/data/collate.py", "        mask=mask,\n", "        mask=mask & (tokens != pad_id),\n",
+          "the mask comes from token identity", COLLATE),
+    Fault("src/tokenward/data/collate.py", "torch.arange(2 * len(pairs)).view(-1, 2)", "torch.arange(2 * len(pairs)).view(-1, 2).flip(-1)",
+          "the rejected answer wins", COLLATE),
+    Fault("src/tokenward/data/collate.py", "b is not None and b > a", "b is not None and b < a",
+          "of two rollouts the worse comes first", COLLATE),
+    Fault("src/tokenward/data/collate.py", "        start = len(r.prompt_tokens)\n", "        start = len(r.prompt_tokens) - 1\n",
+          "the sampler's log-probabilities are shifted by one", COLLATE),
+    Fault("src/tokenward/data/collate.py", "weight += [0.0] * len(rows)", "weight += [1.0] * len(rows)",
+          "mismatched answers are trained on", COLLATE),
+    Fault("src/tokenward/data/collate.py", 'if scope in ("pair", "group") and batch.pairs is not None', 'if scope == "group" and batch.pairs is not None',
+          "micro-batches cut pairs apart", COLLATE),
+    Fault("src/tokenward/data/tokenize.py", 'Response(_shared(ids[:room]), "length")', 'Response(_shared(ids[:room]), "stop")',
+          "a cut response counts as finished", TOKENIZE),
+    Fault("src/tokenward/data/tokenize.py", "ids[len(ids) - tail :]", "ids[keep : keep + tail]",
+          "a long prompt loses its end", TOKENIZE),
+    Fault("src/tokenward/data/tokenize.py", "if chosen.tokens == rejected.tokens:", "if False:",
+          "pairs that truncation made identical are kept", TOKENIZE),
+    Fault("src/tokenward/data/boundary.py", "else (*ids, encoder.eos)), moved", "else ids), moved",
+          "a response without its end token", TOKENIZE),
+    Fault("src/tokenward/data/boundary.py", "return () if found.ids[: len(encoder.bos)] == encoder.bos else encoder.bos", "return encoder.bos",
+          "a template's BOS is doubled", TOKENIZE),
+    Fault("src/tokenward/data/boundary.py", "return joint.ids[n:] if parted else None", "return joint.ids[n:]",
+          "a token that straddles the boundary moves the prompt", TOKENIZE),
+    Fault("src/tokenward/data/encode.py", 'engine.encode_special_tokens = special == "text"', "engine.encode_special_tokens = False",
+          "a literal <s> in data becomes the control token", TOKENIZE),
+]  # fmt: skip
+
+LAB_TESTS = ("tests/lab",)
+
+LAB = [
+    Fault("src/tokenward/lab/exact.py", "v[:, level] = tau * torch.logsumexp(ref_logp[:, level] + q[:, level] / tau, dim=-1)",
+          "v[:, level] = tau * torch.logsumexp(q[:, level] / tau, dim=-1)",
+          "soft values against a uniform reference", LAB_TESTS),
+    Fault("src/tokenward/lab/exact.py", "return torch.softmax(ref.log() + reward / tau, dim=-1)", "return torch.softmax(ref.log() + reward * tau, dim=-1)",
+          "the Boltzmann target at temperature 1/τ", LAB_TESTS),
+    Fault("src/tokenward/lab/exact.py", "torch.xlogy(law, law) - torch.xlogy(law, ref)", "torch.xlogy(ref, ref) - torch.xlogy(ref, law)",
+          "J_τ with the KL in the other direction", LAB_TESTS),
+    Fault("src/tokenward/lab/exact.py", "return torch.softmax(ref.log() + (total + reward) / beta, dim=-1)", "return torch.softmax(ref.log() + total / beta + reward, dim=-1)",
+          "RTO's target: the score is not divided by β_kl", LAB_TESTS),
+    Fault("src/tokenward/lab/exact.py", "logp[:, level] = torch.log_softmax(ref_logp[:, level] + q / beta, dim=-1)\n        v[:, level] = (logp[:, level].exp() * q).sum(-1)",
+          "logp[:, level] = torch.log_softmax(ref_logp[:, level] + q / beta, dim=-1)\n        v[:, level] = beta * torch.logsumexp(ref_logp[:, level] + q / beta, dim=-1)",
+          "the myopic target looks ahead", LAB_TESTS),
+    Fault("src/tokenward/lab/exact.py", "return float(0.5 * (law - other).abs().sum(-1).max())", "return float(0.5 * (law - other).abs().sum(-1).min())",
+          "total variation of the best prompt, not the worst", LAB_TESTS),
+    Fault("src/tokenward/lab/tree.py", "return torch.where(self.child >= 0, value[:, self.child.clamp(min=0)], torch.zeros((), dtype=value.dtype))",
+          "return value[:, self.child.clamp(min=0)]",
+          "after a leaf stands the value of the root", LAB_TESTS),
+    Fault("src/tokenward/lab/tree.py", "path[-1] == eos or len(path) == horizon", "len(path) == horizon",
+          "the end token does not end", LAB_TESTS),
+]  # fmt: skip
+
+FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *MODELS, *MASKS, *LAB]

@@ -23,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
 from tests.tiny import saved  # noqa: E402 (found through the path above)
 from tokenward.runlog import read  # noqa: E402
 
@@ -48,6 +50,7 @@ class Job:
 
 def jobs(folder: Path, *, seed: int) -> list[Job]:
     """A DPO and an RTO run on models, pairs, prompts and a reward written below the folder."""
+    disable_progress_bar()
     draw = random.Random(seed)
 
     def text(length: int) -> str:

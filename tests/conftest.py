@@ -49,7 +49,7 @@ def spaced() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def chatty() -> PreTrainedTokenizerFast:
-    """Bytes (two line breaks merge) and a template that trims contents and ends a turn with the end token and a break."""
+    """Bytes (two line breaks merge) and a template that trims contents; a turn ends with the end token and a break."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = ["<|im_start|>", "<|im_end|>", "<|pad|>", *alphabet, "ĊĊ"]
     inner = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [("Ċ", "Ċ")]))

@@ -10,6 +10,7 @@ import pytest
 
 import lengths
 import mutate
+import readme
 from faults import FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,3 +123,8 @@ def test_the_readme_maps_the_source_file_by_file():
         path.name for folder in ("src", "tests", "scripts", "examples") for path in (ROOT / folder).rglob("*.py")
     }
     assert sorted(set(re.findall(r"\b([a-z_0-9]+\.py)\b", readme)) - everywhere) == []
+
+
+def test_the_generated_parts_of_the_readme_are_current() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert text == readme.renewed(text), "run: python scripts/readme.py --write"

@@ -102,6 +102,8 @@ def test_one_temperature_holds_for_every_role():
     want = policy(rows, fields=LOGP, temperature=0.5).logp.detach()
     got = roles.frozen(rows, frozenset({"ref_logp"})).ref_logp
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    now = roles.current(rows, LOGP).logp.detach()
+    torch.testing.assert_close(now, want, rtol=1e-5, atol=1e-6)
     assert float(roles.current(rows, frozenset({"kl_ref"})).kl_ref.detach().abs().max()) < 1e-6
 
 

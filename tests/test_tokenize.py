@@ -6,8 +6,10 @@ import copy
 import json
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import CHAT_TEMPLATE
+from tests.conftest import CHAT_TEMPLATE, LETTERS
 from tokenward.data import boundary
 from tokenward.data.chat import encode_chat
 from tokenward.data.dataset import load, survey
@@ -226,6 +228,19 @@ def test_contents_that_the_template_rewrites_cannot_be_kept_as_text(chatty):
     found, tally = tokens(loud, rows, kind="demos")
     assert [chatty.decode(example.response.tokens) for example in found] == ["B<|im_end|>"]
     assert dict(tally.dropped) == {"special-token text": 1}
+
+
+def test_a_tokenizer_that_spaces_only_the_beginning_cannot_keep_names_in_messages():
+    """Its runs of text between control tokens are not what it gives alone: the row is dropped, not shifted."""
+    words = ["<unk>", "<s>", *LETTERS]
+    inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [], unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    template = "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    first = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<s>", chat_template=template)
+    rows = [Row("f:1", user("a <s>"), (answer("b"),)), Row("f:2", user("a s"), (answer("b"),))]
+    found, tally = tokens(first, rows, kind="demos")
+    assert [example.prompt.where for example in found] == ["f:2"]
+    assert "this tokenizer cannot keep it as text" in tally.first["special-token text"][0]
 
 
 def test_the_end_token_is_added_where_the_template_writes_none(chatty):

@@ -8,17 +8,24 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from tokenward import __version__
 from tokenward.errors import InputError, RunError, nearest
 from tokenward.train.flags import keywords_help, options_help, read_words
-from tokenward.train.settings import Settings, read_file, resolve
+from tokenward.train.settings import arguments, read_file, resolve
 
 USAGE = """\
 tokenward: align language models, and see token by token what was learned
 
+  tokenward demo                        the whole story on the built-in world: a few minutes on two cores
   tokenward train RECIPE --model M --data D --out RUN_DIR
-  tokenward recipes [NAME] [--json]     every method: axes, scenario, needs, citation
+  tokenward lab RECIPE… | --all         exact verification: predicted and reached optimum
+  tokenward recipes [NAME]              every method: axes, scenario, needs, citation
+  tokenward sample --model M --prompts P [--strategy sample | best-of-n | beam]
+  tokenward eval --model M --data D     held-out accuracy, reward, KL, length, with intervals
+  tokenward report RUN_DIR… --out PAGE.html
+  tokenward data check | show FILE --tokenizer T
   tokenward doctor                      machine and versions
 
 `tokenward COMMAND --help` tells the flags of a command, `tokenward --version` the version.
@@ -30,6 +37,11 @@ tokenward train --resume RUN_DIR                         go on with an interrupt
 
 RECIPE is a name that `tokenward recipes` lists, or file.py:function. Precedence: default < file < flag; the file's
 keys are the flags' names with underscores, and `recipe`.
+"""
+LAB_USAGE = """\
+tokenward lab RECIPE… | --all [--world FILE.json] [--json] [recipe flags]
+
+Solves each recipe exactly on a finite world and compares with the closed form. Exit 1 when one is missed.
 """
 
 
@@ -45,10 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise InputError(f"unknown command {words[0]!r}.{nearest(words[0], COMMANDS)}")
-        return COMMANDS[words[0]](words[1:])
+        code = COMMANDS[words[0]](words[1:])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        print("tokenward: interrupted before anything was saved", file=sys.stderr)
+        print("tokenward: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read the output (`| head`) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, RunError) as error:
         if os.environ.get("TOKENWARD_DEBUG") == "1":
             raise
@@ -59,10 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(words: list[str]) -> int:
     """tokenward train."""
     alone, flags = read_words(words)
-    if "help" in flags or "-h" in alone:
-        names = [word for word in alone if word != "-h"]
+    if "help" in flags:
         print(TRAIN_USAGE)
-        print(keywords_help(_maker(names[0])) if names else "Add RECIPE for its own keywords.")
+        print(keywords_help(_maker(alone[0]), title="recipe") if alone else "Add RECIPE for its own flags.")
         print(options_help())
         return 0
     from_dir, config, back = (flags.pop(name, None) for name in ("from", "config", "resume"))
@@ -71,97 +87,224 @@ def train(words: list[str]) -> int:
     if back is not None:
         if alone or flags or from_dir or config:
             raise InputError("--resume RUN_DIR goes on with the run as it was: give no recipe and no other flag")
-        return _trained(lambda: _loop().resume(Path(back)))
+        return _train(lambda loop: loop.resume(Path(back)))
     if from_dir is not None and config is not None:
         raise InputError("--from and --config both give the settings: give one")
     file = {} if config is None else read_file(config)
     if from_dir is not None:
         file = read_file(Path(from_dir) / "config.yaml")
         file.pop("out", None)
-    named = str(file.pop("recipe", ""))
-    settings = _settings(alone[0] if alone else named, file=file, flags=flags)
-    return _trained(lambda: _loop().run(settings.config, settings.recipe, keywords=settings.keywords))
+    name = str(file.pop("recipe", ""))
+    name = alone[0] if alone else name
+    if not name:
+        raise InputError("train needs a RECIPE: `tokenward recipes` lists them")
+    made = resolve(recipe=name, function=_maker(name), file=file, flags=flags)
+    return _train(lambda loop: loop.run(made.config, made.recipe, keywords=made.keywords))
+
+
+def _train(work: Callable[[Any], Any]) -> int:
+    """Run it; 0 when done or saved on SIGTERM, 130 after Ctrl-C."""
+    from tokenward.train import loop
+    from tokenward.train.runtime import Interrupted
+
+    try:
+        result = work(loop)
+    except Interrupted as stop:
+        print(f"tokenward: {stop}", file=sys.stderr)
+        return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
+    print(f"{result.updates} updates in {result.seconds:.0f} s: {result.model}")
+    return 0
+
+
+def lab(words: list[str]) -> int:
+    """tokenward lab."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print(LAB_USAGE, end="")
+        return 0
+    from tokenward.lab import verify
+    from tokenward.recipes import RECIPES
+
+    every, as_json, world = (flags.pop(name, None) for name in ("all", "json", "world"))
+    if every is not None and alone:
+        raise InputError(f"lab takes --all or names, got both: {' '.join(alone)}")
+    names = list(RECIPES) if every is not None else alone
+    if not names:
+        raise InputError("lab needs a RECIPE, or --all")
+    overrides = {key: value for name in names for key, value in arguments(_maker(name), flags, of=name).items()}
+    answers = verify.run(names, world_path=world, overrides=overrides)
+    print(json.dumps(answers, indent=2) if as_json is not None else verify.render(answers))
+    return 1 if verify.missed(answers) else 0
 
 
 def recipes(words: list[str]) -> int:
     """tokenward recipes: a table, or one recipe with its axes and its BibTeX."""
     alone, flags = read_words(words)
-    _only(flags, {"json"}, of="recipes")
-    from tokenward.recipes import RECIPES, build
+    from tokenward.recipes import RECIPES
 
+    _only(flags, ("json",), of="recipes")
     if len(alone) > 1:
         raise InputError(f"recipes takes one NAME, got {' '.join(alone)}")
-    found = {name: build(name) for name in (alone or RECIPES)}
+    made = {name: _maker(name)() for name in (alone or RECIPES)}
     if "json" in flags:
-        rows = [
-            {
-                "name": name,
-                "scenario": recipe.scenario,
-                "streams": [stream.kind for stream in recipe.streams],
-                "needs": sorted(recipe.needs),
-                "sources": list(recipe.sources),
-            }
-            for name, recipe in found.items()
-        ]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([_facts(name, recipe) for name, recipe in made.items()], indent=2))
     elif alone:
-        print(f"{keywords_help(_maker(alone[0]))}\n\n{found[alone[0]]}\n\n{found[alone[0]].cite()}")
+        (recipe,) = made.values()
+        print(f"{keywords_help(_maker(alone[0]), title='keywords')}\n\n{recipe}\n\n{recipe.cite()}")
     else:
-        for name, recipe in found.items():
-            learns = ", ".join(stream.kind for stream in recipe.streams)
-            print(f"{name:<16}{recipe.scenario or '–':<5}{learns:<10}{', '.join(sorted(recipe.needs))}")
+        print(f"{'recipe':<16}{'scenario':<10}{'learns from':<13}needs")
+        for name, facts in ((name, _facts(name, recipe)) for name, recipe in made.items()):
+            print(f"{name:<16}{facts['scenario'] or '–':<10}{', '.join(facts['streams']):<13}{', '.join(facts['needs'])}")
     return 0
+
+
+def _facts(name: str, recipe: Any) -> dict[str, Any]:
+    streams = [stream.kind for stream in recipe.streams]
+    found = {"recipe": name, "scenario": recipe.scenario, "streams": streams, "needs": sorted(recipe.needs)}
+    terms = {term.name: repr(term) for term in recipe.terms}
+    return {**found, "steps": [repr(step) for step in recipe.steps], "terms": terms, "sources": list(recipe.sources)}
+
+
+def sample(words: list[str]) -> int:
+    """tokenward sample: one JSON object per text."""
+    from tokenward.search.answers import answers
+
+    for record in _call(answers, words, of="sample") or ():
+        print(json.dumps(record, ensure_ascii=False))
+    return 0
+
+
+def evaluate(words: list[str]) -> int:
+    """tokenward eval."""
+    from tokenward.diagnose.evaluate import evaluate as work
+
+    as_json = "--json" in words
+    found = _call(work, [word for word in words if word != "--json"], of="eval")
+    if found is not None:
+        print(json.dumps(found.plain(), indent=2) if as_json else found)
+    return 0
+
+
+def report(words: list[str]) -> int:
+    """tokenward report."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print("tokenward report RUN_DIR… --out PAGE.html [--title TEXT]")
+        return 0
+    _only(flags, ("out", "title"), of="report")
+    if "out" not in flags:
+        raise InputError("report needs out: give --out PAGE.html")
+    from tokenward.report.page import write_page
+
+    print(write_page(alone, flags["out"], **({"title": flags["title"]} if "title" in flags else {})))
+    return 0
+
+
+def data(words: list[str]) -> int:
+    """tokenward data check, tokenward data show."""
+    works: dict[str, Callable[..., int]] = {"check": data_check, "show": data_show}
+    if not words or words[0] == "--help":
+        print("tokenward data check FILE --tokenizer T\ntokenward data show FILE --tokenizer T [--row N] [--rows N]")
+        return 0
+    if words[0] not in works:
+        raise InputError(f"data has no command {words[0]!r}.{nearest(words[0], works)}")
+    alone = words[1:2] if words[1:2] and not words[1].startswith("--") else []
+    return _call(works[words[0]], ["--file", *alone, *words[2:]] if alone else words[1:], of=f"data {words[0]}") or 0
+
+
+Kind = Literal["demos", "pairs", "labels", "scores", "prompts"]
+
+
+def data_check(
+    *,
+    file: str,
+    tokenizer: str,
+    kind: Kind | None = None,
+    split: str = "train",
+    max_tokens: int | None = None,
+    max_prompt_tokens: int | None = None,
+    max_dropped: float = 0.05,
+) -> int:
+    """Schema, usable rows, reasons of the others with their first lines, lengths; exit 2 when a run would refuse it."""
+    from tokenward.data.view import check
+
+    known = _survey(file, tokenizer, kind, split, max_tokens, max_prompt_tokens)
+    found = check(known, max_dropped=max_dropped)
+    print("\n".join(found.lines()))
+    return 2 if found.verdict else 0
+
+
+def data_show(
+    *,
+    file: str,
+    tokenizer: str,
+    kind: Kind | None = None,
+    split: str = "train",
+    max_tokens: int | None = None,
+    max_prompt_tokens: int | None = None,
+    row: int = 0,
+    rows: int = 1,
+) -> int:
+    """Ids, mask and text of usable rows, `rows` of them from number `row` (counted from 0)."""
+    from tokenward.data.view import show
+
+    known = _survey(file, tokenizer, kind, split, max_tokens, max_prompt_tokens)
+    if not 0 <= row < len(known.examples):
+        raise InputError(f"{file} has usable rows 0 to {len(known.examples) - 1}, asked for {row}")
+    for index in range(row, min(row + rows, len(known.examples))):
+        print("\n\n".join("\n".join(one.lines()) for one in show(known, index)))
+    return 0
+
+
+def _survey(
+    file: str, tokenizer: str, kind: Kind | None, split: str, max_tokens: int | None, max_prompt_tokens: int | None
+) -> Any:
+    from tokenward.data.dataset import survey
+    from tokenward.data.tokenize import Limits
+    from tokenward.models import load
+
+    limits = Limits(max_tokens, max_prompt_tokens)
+    return survey(file, tokenizer=load.tokenizer(tokenizer), kind=kind, asked_by="data", split=split, limits=limits)
 
 
 def doctor(words: list[str]) -> int:
     """tokenward doctor."""
     alone, flags = read_words(words)
-    _only({**flags, **dict.fromkeys(alone, "")}, set(), of="doctor")
+    _only({**flags, **dict.fromkeys(alone, "")}, (), of="doctor")
     from tokenward.train.directory import environment
 
     for name, value in environment().items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for part, text in inner:
-            print(f"{part or name:<16}{text}")
+        for part, text in value.items() if isinstance(value, dict) else [(name, value)]:
+            print(f"{part:<16}{text}")
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "recipes": recipes, "doctor": doctor}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train, "lab": lab, "recipes": recipes, "sample": sample, "eval": evaluate, "report": report,
+    "data": data, "doctor": doctor,
+}  # fmt: skip
 
 
-def _trained(work: Callable[[], object]) -> int:
-    """Run it; 0 when done or saved on SIGTERM, 130 after Ctrl-C."""
-    from tokenward.train.runtime import Interrupted
-
-    try:
-        print(work())
-    except Interrupted as stop:
-        print(f"tokenward: {stop}", file=sys.stderr)
-        return 128 + stop.signal if stop.signal == signal.SIGINT else 0
-    return 0
-
-
-def _settings(name: str, *, file: dict[str, object], flags: dict[str, str]) -> Settings:
-    if not name:
-        raise InputError("train needs a RECIPE: `tokenward recipes` lists them")
-    return resolve(recipe=name, function=_maker(name), file=file, flags=flags)
+def _call(work: Callable[..., Any], words: list[str], *, of: str) -> Any:
+    """Call a function with its keywords from flags; its help instead, where that is asked."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print(keywords_help(work, title=f"tokenward {of}"))
+        return None
+    if alone:
+        raise InputError(f"{of} takes flags only, got {' '.join(alone)}")
+    return work(**arguments(work, flags, of=of))
 
 
-def _maker(name: str) -> Callable[..., object]:
+def _maker(name: str) -> Callable[..., Any]:
     from tokenward.recipes import maker
 
     return maker(name)
 
 
-def _loop():  # type: ignore[no-untyped-def]
-    from tokenward.train import loop
-
-    return loop
-
-
-def _only(flags: dict[str, str], known: set[str], *, of: str) -> None:
+def _only(flags: dict[str, str], known: tuple[str, ...], *, of: str) -> None:
     """Refuse flags that a command does not have."""
-    wrong = [f"{of} has no flag --{name}.{nearest(name, known | {'help'})}" for name in flags if name not in known]
+    wrong = [f"{of} has no flag --{name}.{nearest(name, [*known, 'help'])}" for name in flags if name not in known]
     if wrong:
         raise InputError("\n".join(wrong))
 

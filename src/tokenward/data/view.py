@@ -170,9 +170,7 @@ def _added_texts(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], *, co
 def printable(text: str) -> str:
     """The text between quotes with everything escaped that a terminal would act on."""
     return (
-        '"'
-        + "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
-        + '"'
+        '"' + "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text) + '"'
     )
 
 

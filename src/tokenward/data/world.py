@@ -260,14 +260,24 @@ def pair_rows(
 ) -> list[dict[str, str]]:
     """{"prompt", "chosen", "rejected"}: completions 2k and 2k+1 of each prompt, one drawn as the winner.
 
-    P(first wins) = σ(r_first − r_second) for "bradley_terry", ½ for "coin". Equal texts and empty ones are left out.
+    P(first wins) = σ(r_first − r_second) for "bradley_terry". For "coin" it is ½, tossed in antithetic twos: of two
+    pairs with neighboring reward gaps one label follows the truth and one does not, so that no information is left in
+    the labels even by chance. Equal texts and empty ones are left out.
     """
     rng = random.Random(seed)
-    rows = []
+    pairs = []
     for prompt, texts, values in zip(prompts, completions, rewards, strict=True):
         for i in range(0, len(texts) - 1, 2):
-            share = 1 / (1 + exp(values[i + 1] - values[i])) if labels == "bradley_terry" else 0.5
-            chosen, rejected = (i, i + 1) if rng.random() < share else (i + 1, i)
+            better, worse = (i, i + 1) if values[i] >= values[i + 1] else (i + 1, i)
             if texts[i].split() != texts[i + 1].split() and texts[i].strip() and texts[i + 1].strip():
-                rows.append({"prompt": prompt, "chosen": texts[chosen], "rejected": texts[rejected]})
-    return rows
+                pairs.append((values[better] - values[worse], prompt, texts[better], texts[worse]))
+    if labels == "coin":
+        order = sorted(range(len(pairs)), key=lambda k: pairs[k][0])
+        tosses = [side for _ in range(0, len(pairs), 2) for side in rng.sample((True, False), 2)]
+        follows = dict(zip(order, tosses, strict=False))
+    else:
+        follows = {k: rng.random() < 1 / (1 + exp(-gap)) for k, (gap, *_) in enumerate(pairs)}
+    return [
+        {"prompt": prompt, "chosen": good if follows[k] else bad, "rejected": bad if follows[k] else good}
+        for k, (_, prompt, good, bad) in enumerate(pairs)
+    ]

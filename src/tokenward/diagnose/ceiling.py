@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -82,7 +83,7 @@ def reward_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
 
     The frontier is concave, so a chord lies below it: the interpolation is never too generous.
     """
-    for low, high in zip(points[:-1], points[1:], strict=True):
+    for low, high in pairwise(points):
         if low.kl <= kl <= high.kl:
             share = (kl - low.kl) / (high.kl - low.kl) if high.kl > low.kl else 0.0
             mix = [(1 - share) * getattr(low, name) + share * getattr(high, name) for name in ("reward", "reward_se")]

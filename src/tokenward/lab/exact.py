@@ -80,7 +80,7 @@ def myopic(
 ) -> Float[Tensor, "X L"]:
     """The fixed point of a per-token KL loss: π(a|s) ∝ π_ref(a|s)·exp(Q^π(s,a)/β), Q^π without KL; backward.
 
-    Such a loss drops what a token does to later KL. With one token per sequence it is π^β. Derived here (E1).
+    Such a loss drops what a token does to later KL. With one token per sequence it is π^β. Derived here.
     """
     v = torch.zeros_like(reward[..., 0])
     logp = torch.zeros_like(reward)

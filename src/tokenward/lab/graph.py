@@ -50,7 +50,8 @@ def balance(weight: Float[Tensor, "L L"], want: Float[Tensor, "L L"]) -> Float[T
     label = components((weight > 0).nonzero(), nodes=len(weight))
     same = (label[:, None] == label).to(weight.dtype)
     push = (weight * want).sum(-1)  # sums to 0 in each component, as want is antisymmetric
-    return torch.linalg.solve(laplacian(weight) + same / same.sum(-1, keepdim=True) * weight.max(), push)
+    score: Tensor = torch.linalg.solve(laplacian(weight) + same / same.sum(-1, keepdim=True) * weight.max(), push)
+    return score
 
 
 def consistent(

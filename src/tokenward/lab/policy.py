@@ -1,7 +1,7 @@
 """The tabular policy, and the Batch and TokenStats of a world in which every sequence is a row.
 
-One row per leaf per prompt: weight = its probability under the sampler × the prompt's weight, group = prompt, group size
-infinite. What a language model would estimate from samples is exact here; the recipe cannot tell the difference.
+One row per leaf per prompt: weight = its probability under the sampler × the prompt's weight, group = prompt, group
+size infinite. What a language model would estimate from samples is exact here; the recipe cannot tell the difference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.lab.reading import stream_kind
 from tokenward.lab.tree import Tree
 from tokenward.lab.world import Listed, World, compared
 from tokenward.masking import keep
@@ -44,14 +45,6 @@ class TabularPolicy:
 def policy_with(law: Float[Tensor, "X L"], *, tree: Tree) -> TabularPolicy:
     """The policy whose leaves have this law (positive everywhere)."""
     return TabularPolicy(tree, tree.conditional(law))
-
-
-def stream_kind(recipe: Recipe) -> str:
-    """The kind of the recipe's one stream."""
-    kinds = {stream.kind for stream in recipe.streams}
-    if len(kinds) != 1:
-        raise InputError(f"recipe {recipe.name}: the lab runs recipes of one stream, got {', '.join(sorted(kinds))}")
-    return kinds.pop()
 
 
 def batch_of(recipe: Recipe, world: World, law: Float[Tensor, "X L"]) -> Batch:
@@ -141,7 +134,9 @@ def stats_of(recipe: Recipe, world: World, batch: Batch, models: Models) -> Toke
 
 def critic(recipe: Recipe, world: World, batch: Batch, stats: TokenStats) -> Float[Tensor, "B T"]:
     """V_old(s) = E_{π_old}[Σ_{t′≥t} γ^{t′−t} r_t′ | s] of the recipe's own token rewards; 0 where the world says so."""
-    signal: Signal = recipe.signal(batch, TokenStats(**{k: v.detach() for k, v in vars(stats).items() if v is not None}))
+    signal: Signal = recipe.signal(
+        batch, TokenStats(**{k: v.detach() for k, v in vars(stats).items() if v is not None})
+    )
     if signal.reward is None or stats.old_logp is None:
         raise InputError(f"recipe {recipe.name} needs a critic, but makes no token rewards; put a reward step first")
     gamma = next((step.gamma for step in recipe.steps if isinstance(step, GAE)), 1.0)

@@ -58,11 +58,12 @@ class Tree:
     def rows(self, table: Float[Tensor, "X S V"]) -> Float[Tensor, "B T"]:
         """The table's entry at each token of each leaf; 0 beyond its length."""
         picked = table.flatten(1)[:, self.state * self.vocab + self.tokens]
-        return torch.where(self.mask, picked, torch.zeros((), dtype=table.dtype)).flatten(0, 1)
+        cut: Tensor = torch.where(self.mask, picked, torch.zeros((), dtype=table.dtype))
+        return cut.flatten(0, 1)
 
     def leaf_sum(self, table: Float[Tensor, "X S V"]) -> Float[Tensor, "X L"]:
         """Σ_t table[s_t, y_t] along each leaf."""
-        return self.rows(table).unflatten(0, (len(table), self.leaves)).sum(-1)
+        return self.rows(table).reshape(len(table), self.leaves, self.horizon).sum(-1)
 
     def outcome(self, reward: Float[Tensor, "X L"]) -> Float[Tensor, "X S V"]:
         """The reward of each leaf at its last token, 0 at every other."""
@@ -85,7 +86,8 @@ class Tree:
         edge = (self.state * self.vocab + self.tokens)[self.mask]
         owner = torch.arange(self.leaves)[:, None].expand(self.tokens.shape)[self.mask]
         flat = torch.zeros(len(law), self.states * self.vocab, dtype=law.dtype)
-        return flat.index_add(1, edge, law[:, owner]).unflatten(1, (self.states, self.vocab))
+        mass: Tensor = flat.index_add(1, edge, law[:, owner]).unflatten(1, (self.states, self.vocab))
+        return mass
 
 
 def grow(*, vocab: int, horizon: int, eos: int | None) -> Tree:

@@ -23,8 +23,6 @@ from tokenward.errors import InputError, nearest
 from tokenward.models.adapters import add_lora
 from tokenward.models.forward import Scorer
 from tokenward.models.quiet import quiet
-from tokenward.models.save import save_policy as save_policy
-from tokenward.models.save import save_reward_model as save_reward_model
 
 # Weights are kept in the first type; the second is what the products run in (None: the same).
 DTYPES: dict[str, tuple[torch.dtype, torch.dtype | None]] = {

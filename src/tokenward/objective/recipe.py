@@ -1,4 +1,6 @@
-"""A recipe: which parts make a method. Nothing else in the program knows which method is running.
+"""A recipe: which parts make a method, as data.
+
+Nothing else in the program knows which method is running.
 
     loss = Σ_terms coef · Σ_units w_u · link( pool(log π_θ − log anchor) + offset ; target_u )  ÷  Σ_units w_u
 

@@ -103,6 +103,11 @@ def on_policy(recipe: Recipe) -> bool:
     return any(stream.kind == "rollouts" for stream in recipe.streams)
 
 
+def needs_probes(recipe: Recipe) -> bool:
+    """Whether a step reads mismatched answers, which are drawn anew for each update (KTO's point)."""
+    return any("point" in step.makes for step in recipe.steps)
+
+
 def group_size(recipe: Recipe, config: RunConfig) -> int:
     """Completions of each prompt."""
     return config.group or max(stream.group for stream in recipe.streams)
@@ -123,8 +128,8 @@ def check(recipe: Recipe, config: RunConfig) -> None:
     wrong += [_asks(recipe, name) for name, given in missing if name in recipe.needs and given is None]
     if config.ref == "adapter" and not config.lora_rank:
         wrong.append("ref = adapter asks for the policy with its adapters off: give --lora-rank, or leave --ref out")
-    if config.ref == "cached" and (on_policy(recipe) or "kl_ref" in recipe.needs):
-        wrong.append("ref = cached serves recipes that read ref_logp of a fixed file: leave --ref out")
+    if config.ref == "cached" and (on_policy(recipe) or needs_probes(recipe) or "kl_ref" in recipe.needs):
+        wrong.append("ref = cached serves recipes that read ref_logp of the rows of a file alone: leave --ref out")
     if on_policy(recipe):
         wrong += _rollout_sizes(recipe, config)
     if wrong:
@@ -178,13 +183,12 @@ def _data(recipe: Recipe, config: RunConfig, *, tokenizer: Any, context: int | N
 
 def _offline(data: Dataset, recipe: Recipe, config: RunConfig, *, context: int | None) -> OfflineSource:
     """Batches from the file; a column that the recipe needs and the file lacks is said now."""
-    point = any("point" in step.makes for step in recipe.steps)
     source = OfflineSource(
         data,
         rows_per_update=config.rows_per_update,
         order=config.order,
         seed=config.seed,
-        probes="mismatched" if point else "none",
+        probes="mismatched" if needs_probes(recipe) else "none",
         max_tokens=_limits(recipe, config, context=context).max_tokens,
     )
     first = next(source.every_row())

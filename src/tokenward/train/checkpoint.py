@@ -46,7 +46,7 @@ def save(folder: Path, saved: Saved, *, keep: int) -> Path:
         shutil.rmtree(old, ignore_errors=True)
     fresh.mkdir(parents=True)
     for part, tensors in saved.tensors.items():
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh / f"{part}.safetensors")
+        save_file(_apart(tensors), fresh / f"{part}.safetensors")
     (fresh / STATE).write_text(json.dumps({"update": saved.update, **saved.state}), encoding="utf-8")
     for file in fresh.iterdir():
         _sync(file)
@@ -73,6 +73,18 @@ def load(path: Path) -> Saved:
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
     tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
     return Saved(state.pop("update"), state, tensors)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each with memory of its own: two names may stand for one tensor, which safetensors refuses."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        place = there.untyped_storage().data_ptr()
+        found[name] = there.clone() if place in seen else there
+        seen.add(place)
+    return found
 
 
 def _steps(folder: Path) -> list[Path]:

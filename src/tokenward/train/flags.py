@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from tokenward.errors import InputError
 from tokenward.train.config import GROUPS, OPTIONS, RunConfig, describe, flag
@@ -52,22 +52,25 @@ def options_help() -> str:
         lines.append(f"\n{group}:")
         for name, field in OPTIONS.items():
             if field.metadata["group"] == group:
-                note = "" if field.default in (None, "") else f" [{field.default}]"
                 only = {"offline": "; not on-policy", "rollouts": "; on-policy only"}.get(field.metadata["used"], "")
-                lines += _entry(name, describe(hints[name]), field.metadata["help"] + only + note)
+                lines += _entry(name, hints[name], field.metadata["help"] + only, field.default)
     return "\n".join(lines)
 
 
-def keywords_help(function: Callable[..., object]) -> str:
-    """A recipe's docstring and its own keywords."""
-    defaults = inspect.signature(function).parameters
-    lines = [inspect.cleandoc(function.__doc__ or function.__name__), "\nrecipe:"]
+def keywords_help(function: Callable[..., object], *, title: str) -> str:
+    """A function's docstring, and its keywords as flags."""
+    lines = [inspect.cleandoc(function.__doc__ or function.__name__), f"\n{title}:"]
     for name, annotation in keyword_types(function).items():
-        lines += _entry(name, describe(annotation), f"[{defaults[name].default}]")
+        lines += _entry(name, annotation, "", inspect.signature(function).parameters[name].default)
     return "\n".join(lines)
 
 
-def _entry(name: str, takes: str, text: str) -> list[str]:
+def _entry(name: str, annotation: Any, text: str, default: object) -> list[str]:
+    """One flag: `--name  what it is (what it takes) [default]`."""
+    takes = describe(annotation).removesuffix(" or null").replace(" or ", " | ")
+    words = [text] if text else []
+    words += [f"({takes})"] if takes != "text" or not text else []
+    words += [f"[{'required' if default is inspect.Parameter.empty else default}]"] if default not in (None, "") else []
+    body = textwrap.wrap(" ".join(words), width=88, break_on_hyphens=False)
     head = f"  --{flag(name)}"
-    body = textwrap.wrap(f"{takes}: {text}", width=84)
     return [f"{head:<28}{line}" if i == 0 else f"{'':<28}{line}" for i, line in enumerate(body)]

@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
 from tokenward.errors import InputError, nearest
 from tokenward.train.config import OPTIONS, RunConfig, Scalar, coerce, flag, make
 
+T = TypeVar("T")
 Keywords = dict[str, Scalar]
 
 
@@ -55,6 +56,24 @@ def keyword_types(function: Callable[..., object]) -> dict[str, Any]:
     return {name: hints.get(name, str) for name in inspect.signature(function).parameters}
 
 
+def arguments(function: Callable[..., object], given: Mapping[str, object], *, of: str) -> Keywords:
+    """Values for a function's keywords, typed as it says; InputError with one line for each problem."""
+    types, defaults = keyword_types(function), inspect.signature(function).parameters
+    wrong = [f"{of} has no flag --{flag(n)}.{nearest(flag(n), map(flag, types))}" for n in given if n not in types]
+    found: Keywords = {}
+    for name in types:
+        if name in given:
+            try:
+                found[name] = coerce(name, given[name], types[name])
+            except InputError as error:
+                wrong.append(str(error))
+        elif defaults[name].default is inspect.Parameter.empty:
+            wrong.append(f"{of} needs {name}: give --{flag(name)}")
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return found
+
+
 def resolve(
     *,
     recipe: str,
@@ -67,22 +86,22 @@ def resolve(
     known = {*OPTIONS, *types}
     wrong = [f"unknown key {name!r} in the file.{nearest(name, known)}" for name in file if name not in known]
     wrong += [f"unknown flag --{flag(n)}.{nearest(flag(n), map(flag, known))}" for n in flags if n not in known]
-    given = {name: value for name, value in {**file, **flags}.items() if name in known}
-    keywords: Keywords = {}
-    for name in given.keys() & types.keys():
-        try:
-            keywords[name] = coerce(name, given[name], types[name])
-        except InputError as error:
-            wrong.append(str(error))
-    needed = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty and n not in given]
-    wrong += [f"{recipe} needs {name}: give --{flag(name)}" for name in needed]
+    given = {**file, **flags}
+    own = {name: value for name, value in given.items() if name in types}
+    keywords = _collect(wrong, lambda: arguments(function, own, of=recipe))
+    config = _collect(wrong, lambda: make({name: value for name, value in given.items() if name in OPTIONS}))
+    if wrong or keywords is None or config is None:
+        raise InputError("\n".join(wrong))
+    return Settings(recipe, keywords, config)
+
+
+def _collect(wrong: list[str], work: Callable[[], T]) -> T | None:
+    """What the work gives, or None and its problems added to the list."""
     try:
-        config = make({name: value for name, value in given.items() if name in OPTIONS})
+        return work()
     except InputError as error:
         wrong += str(error).splitlines()
-    if wrong:
-        raise InputError("\n".join(wrong))
-    return Settings(recipe, {name: keywords[name] for name in types if name in keywords}, config)
+        return None
 
 
 def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[str]) -> list[str]:

@@ -1,0 +1,100 @@
+"""The generated parts of README.md: the table of methods, and the map of the source from the files' own first lines.
+
+`python scripts/readme.py` prints them, `--write` puts them between their markers. A test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from tokenward.lab.fixed_points import predict
+from tokenward.lab.verify import settings, with_guides
+from tokenward.lab.world import default_world
+from tokenward.objective.bibliography import WORKS
+from tokenward.recipes import RECIPES, build
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+FOLDERS = (
+    "",
+    "objective",
+    "recipes",
+    "lab",
+    "data",
+    "models",
+    "rollout",
+    "train",
+    "search",
+    "diagnose",
+    "report",
+)  # bottom to top
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring, without its full stop."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    line = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=[a-z)\]`])[.](?: |$)", line)[0].rstrip(".")
+
+
+def tree() -> str:
+    """The map, as a fenced block."""
+    lines = ["```", "src/tokenward/"]
+    for folder in FOLDERS:
+        here = ROOT / "src" / "tokenward" / folder
+        if folder:
+            lines.append(f"  {folder}/")
+        indent = "    " if folder else "  "
+        lines += [
+            f"{indent}{path.name:<{22 - len(indent)}}{first_sentence(path)}"
+            for path in sorted(here.glob("*.py"))
+            if folder == "recipes" or path.name != "__init__.py"
+        ]
+    return "\n".join([*lines, "```"])
+
+
+def recipes() -> str:
+    """The table of methods: what each learns from, its scenario, and the optimum that the lab predicts and reaches."""
+    world = with_guides(default_world())
+    guide = torch.stack([prompt.guide for prompt in world.prompts if prompt.guide is not None])
+    lines = ["| recipe | learns from | scenario | optimum | shares π^τ | source |", "|---|---|---|---|---|---|"]
+    for name, make in RECIPES.items():
+        recipe = build(name, **settings(make, world, {}))
+        found = predict(recipe, world, guide=guide)
+        optimum = found.target or ("scores of the labels" if found.score is not None else "no closed form")
+        author, year, _, where = WORKS[recipe.sources[0]]
+        source = f"{author.split(',')[0]} {year}, {where}"
+        kinds = ", ".join(stream.kind for stream in recipe.streams)
+        shares = "yes" if found.shares else ""
+        lines.append(f"| `{name}` | {kinds} | {recipe.scenario or '–'} | {optimum} | {shares} | {source} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {"recipes": recipes, "tree": tree}
+
+
+def renewed(text: str) -> str:
+    """README.md with its generated blocks made anew."""
+    for name, make in BLOCKS.items():
+        start, end = f"<!-- {name}: python scripts/readme.py --write -->", f"<!-- end of {name} -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main(argv: list[str]) -> int:
+    """Print the blocks, or write them into README.md."""
+    if argv == ["--write"]:
+        README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print("\n\n".join(make() for make in BLOCKS.values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

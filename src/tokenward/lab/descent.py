@@ -1,0 +1,127 @@
+"""How the lab finds where a recipe comes to rest: two descents and the residual that each leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenward.lab.problem import Problem
+
+CONVERGED = 1e-8  # the residual that counts as an optimum
+_ENOUGH = 1e-13  # below it there are no digits left
+_MOST_FOR_NEWTON = 1000  # parameters
+_FLAT = 1e-12  # curvature, relative to the largest, that counts as none: gauge directions, leaves never seen
+
+
+def minimize(problem: Problem) -> tuple[float, int]:
+    """L-BFGS on the value with restarts, then Newton steps; the largest slope left, and the evaluations spent."""
+    best, steps = _largest(problem.gradient()), 0
+    small = sum(parameter.numel() for parameter in problem.parameters) <= _MOST_FOR_NEWTON
+    for _ in range(4):
+        before = best
+        best, spent = _lbfgs_with_restarts(problem, best)
+        steps += spent
+        if small and best > _ENOUGH:
+            best, spent = _newton(problem, best)
+            steps += spent
+        if best <= CONVERGED or not best <= 0.1 * before:
+            break
+    return best, steps
+
+
+def iterate(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, int]:
+    """θ ← θ − s·F⁻¹g; the residual max |F⁻¹g| left, and the steps taken.
+
+    s grows while the residual falls and is halved where it rises; a step that doubles it is undone. There is no search
+    on the value: with samples of the current policy the value is not the potential of g.
+    """
+    move = problem.natural_gradient()
+    residual, steps = _largest(move), 0
+    while residual > 1e-3 * CONVERGED and steps < limit and size > 1e-12:
+        steps += 1
+        before = problem.vector()
+        problem.move_to(before - size * torch.cat([direction.flatten() for direction in move]))
+        ahead = problem.natural_gradient()
+        now = _largest(ahead)
+        if not now <= 2 * residual:
+            problem.move_to(before)
+            size /= 4
+            continue
+        size *= 1.2 if now < residual else 0.5
+        move, residual = ahead, now
+    return residual, steps
+
+
+def _lbfgs_with_restarts(problem: Problem, residual: float) -> tuple[float, int]:
+    steps = idle = 0
+    for _ in range(20):
+        if residual <= _ENOUGH or idle >= 2:
+            break
+        steps += _lbfgs(problem)
+        now = _largest(problem.gradient())
+        idle = idle + 1 if not now <= 0.5 * residual else 0
+        residual = now
+    return residual, steps
+
+
+def _lbfgs(problem: Problem) -> int:
+    optimizer = torch.optim.LBFGS(
+        problem.parameters,
+        max_iter=100,
+        history_size=50,
+        tolerance_grad=_ENOUGH,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = problem.loss()
+        for parameter, slope in zip(problem.parameters, torch.autograd.grad(value, problem.parameters), strict=True):
+            parameter.grad = slope
+        return value.detach()
+
+    step: Callable[[Callable[[], Tensor]], object] = optimizer.step
+    step(closure)
+    return calls
+
+
+def _newton(problem: Problem, residual: float) -> tuple[float, int]:
+    """Newton steps on |curvature|, halved until the largest slope falls; they give the digits that L-BFGS cannot.
+
+    Its line search compares values, which are flat to the last digit long before slopes are.
+    """
+    steps = 0
+    while residual > _ENOUGH and steps < 30:
+        steps += 1
+        here = problem.vector()
+        direction = _newton_direction(*problem.gradient_and_hessian())
+        for halvings in range(8):
+            problem.move_to(here - 0.5**halvings * direction)
+            now = _largest(problem.gradient())
+            if now < 0.9 * residual:
+                break
+        else:
+            problem.move_to(here)
+            return residual, steps
+        residual = now
+    return residual, steps
+
+
+def _newton_direction(slope: Float[Tensor, " N"], hessian: Float[Tensor, "N N"]) -> Float[Tensor, " N"]:
+    curvature, axes = torch.linalg.eigh((hessian + hessian.T) / 2)
+    size = curvature.abs()
+    flat = size <= _FLAT * size.max()
+    along = torch.where(flat, 0.0, (axes.T @ slope) / torch.where(flat, 1.0, size))
+    direction: Tensor = axes @ along
+    return direction
+
+
+def _largest(slopes: list[Tensor]) -> float:
+    largest = max(float(slope.abs().max()) for slope in slopes)
+    return largest if largest == largest else float("inf")  # NaN is as far from an optimum as can be

@@ -1,0 +1,102 @@
+"""One recipe on one world: its parameters, its value as a function of them, and the gradient in two metrics."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenward.lab.policy import Models, TabularPolicy, batch_of, policy_with, stats_of
+from tokenward.lab.world import World
+from tokenward.objective.recipe import Recipe
+from tokenward.types import Batch, Signal
+
+
+@final
+class Problem:
+    """Logits of the policy, from π_ref; a learned value of each prompt or a reward model's scores, from 0, if trained.
+
+    `old` is the policy that samples; None: the current one. `batch` is built anew for each value unless it is kept with
+    `freeze_batch`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None, old: TabularPolicy | None
+    ) -> None:
+        self.recipe, self.world, self.guide, self.old = recipe, world, guide, old
+        self.logits = policy_with(world.ref, tree=world.tree).logits.clone().requires_grad_()
+        learns = recipe.trained - (
+            {"value"} if "old_value" in recipe.needs else set()
+        )  # a critic is exact, not learned
+        prompts, leaves = len(world.prompts), world.tree.leaves
+        self.value = _zeros(prompts) if "value" in learns else None
+        self.score = _zeros(prompts, leaves) if "model_score" in learns else None
+        self._batch: Batch | None = None
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        moved = [self.logits] if self.recipe.trained - {"value", "model_score"} else []
+        return moved + [extra for extra in (self.value, self.score) if extra is not None]
+
+    def policy(self) -> TabularPolicy:
+        return TabularPolicy(self.world.tree, self.logits)
+
+    def freeze_batch(self) -> None:
+        """Keep the batch as it is now: its weights no longer follow the policy."""
+        with torch.no_grad():
+            self._batch = batch_of(self.recipe, self.world, (self.old or self.policy()).law())
+
+    def loss(self) -> Float[Tensor, ""]:
+        """The recipe's value at the current parameters."""
+        policy = self.policy()
+        old = self.old or policy
+        batch = self._batch or batch_of(self.recipe, self.world, old.law())
+        stats = stats_of(self.recipe, self.world, batch, Models(policy, old, self.guide, self.value, self.score))
+        return self.recipe.value(batch, stats, Signal(point=torch.zeros(batch.rows, dtype=torch.float64)))
+
+    def gradient(self) -> list[Tensor]:
+        """The derivative of the value by each parameter."""
+        return list(torch.autograd.grad(self.loss(), self.parameters))
+
+    def natural_gradient(self) -> list[Tensor]:
+        """F⁻¹g: F = visitation × (diag π − ππᵀ) for each state's logits, the prompt's weight for other parameters."""
+        slopes = self.gradient()
+        with torch.no_grad():
+            policy, world = self.policy(), self.world
+            visits = world.weight[:, None] * world.tree.visitation(policy.law())
+            found = []
+            for parameter, slope in zip(self.parameters, slopes, strict=True):
+                if parameter is self.logits:
+                    direction = slope / (visits[..., None] * policy.table().exp())
+                    found.append(direction - direction.mean(-1, keepdim=True))
+                else:
+                    found.append(slope / world.weight.reshape(-1, *[1] * (slope.ndim - 1)))
+            return found
+
+    def gradient_and_hessian(self) -> tuple[Float[Tensor, " N"], Float[Tensor, "N N"]]:
+        """Both over all parameters in one vector."""
+        slopes = torch.autograd.grad(self.loss(), self.parameters, create_graph=True)
+        flat = torch.cat([slope.flatten() for slope in slopes])
+        rows = []
+        for entry in flat:
+            second = torch.autograd.grad(entry, self.parameters, retain_graph=True, materialize_grads=True)
+            rows.append(torch.cat([part.flatten() for part in second]))
+        return flat.detach(), torch.stack(rows)
+
+    def vector(self) -> Float[Tensor, " N"]:
+        """A copy of all parameters in one vector."""
+        return torch.cat([parameter.detach().flatten() for parameter in self.parameters])
+
+    def move_to(self, vector: Float[Tensor, " N"]) -> None:
+        """Set all parameters."""
+        with torch.no_grad():
+            for parameter, part in zip(
+                self.parameters, vector.split([p.numel() for p in self.parameters]), strict=True
+            ):
+                parameter.copy_(part.view_as(parameter))
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64, requires_grad=True)

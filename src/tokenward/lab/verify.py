@@ -1,0 +1,129 @@
+"""`tokenward lab`: for each recipe the policy it should reach, in closed form, beside the one that it does reach."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenward.lab import exact
+from tokenward.lab.prediction import Prediction
+from tokenward.lab.solve import Solution, solve
+from tokenward.lab.targets import predict
+from tokenward.lab.world import World, default_world
+from tokenward.lab.world_file import read_world
+from tokenward.objective.recipe import Recipe
+from tokenward.recipes import Setting, build, maker
+
+REACHED = 1e-4  # total variation, or largest error of a centered score, that counts as reached
+Answer = dict[str, Any]
+
+
+def run(names: Sequence[str], *, world_path: str | Path | None, overrides: Mapping[str, Setting]) -> list[Answer]:
+    """One answer per recipe, on the world of the file or on the built-in one; `overrides` are recipe keywords."""
+    world = with_guides(default_world() if world_path is None else read_world(world_path))
+    return [answer(name, world, overrides=overrides) for name in names]
+
+
+def answer(name: str, world: World, *, overrides: Mapping[str, Setting]) -> Answer:
+    """What the recipe should reach on the world and what it reaches, in the fields of docs/lab.md."""
+    recipe = build(name, **settings(maker(name), world, overrides))
+    guide = torch.stack([prompt.guide for prompt in world.prompts if prompt.guide is not None])
+    prediction = predict(recipe, world, guide=guide)
+    solution = solve(recipe, world, guide=guide)
+    return _object(recipe, prediction, solution)
+
+
+def settings(make: Callable[..., Recipe], world: World, overrides: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The keywords of the lab: the pull to the reference is `tau`; whatever is given stands.
+
+    A proximal recipe (keyword `eta`) takes eta = 1/tau and no other pull: one exact step. With a KL in its loss it has
+    a fixed point instead, and the pull is `tau`.
+    """
+    known = inspect.signature(make).parameters
+    found: dict[str, Setting] = {}
+    if "eta" in known:
+        found = {"eta": 1 / world.tau, "beta_kl": 0.0 if overrides.get("kl", "reward") == "reward" else world.tau}
+    elif "beta" in known:
+        found = {"beta": world.tau}
+    elif "beta_kl" in known:
+        found = {"beta_kl": world.tau}
+    return {**{key: value for key, value in found.items() if key in known}, **overrides}
+
+
+def with_guides(world: World) -> World:
+    """The world with a guide for every prompt: where it has none, what DPO reaches in this world."""
+    if all(prompt.guide is not None for prompt in world.prompts):
+        return world
+    dpo = build("dpo", beta=world.tau)
+    found = predict(dpo, world).law
+    law = solve(dpo, world).law if found is None else found
+    prompts = (replace(p, guide=own) if p.guide is None else p for p, own in zip(world.prompts, law, strict=True))
+    return replace(world, prompts=tuple(prompts))
+
+
+def forms_apart(world: World) -> float:
+    """The largest difference between π^τ in sequence form and in token form, over all leaves."""
+    tree = world.tree
+    soft = exact.soft_values(tree, tree.conditional(world.ref), tree.outcome(world.reward), tau=world.tau)
+    return float((tree.leaf_sum(soft.logp).exp() - world.target).abs().max())
+
+
+def missed(answers: Sequence[Answer]) -> list[str]:
+    """The recipes with a prediction that they did not reach."""
+    return [one["recipe"] for one in answers if one["predicted"] is not None and not _error(one) <= REACHED]
+
+
+def render(answers: Sequence[Answer]) -> str:
+    """The answers as a plain table: recipe · scenario · shares π^τ · target · tv · verdict."""
+    head = ("recipe", "scenario", "shares π^τ", "target", "tv", "verdict")
+    rows = [head, *(_row(one) for one in answers)]
+    width = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _row(one: Answer) -> tuple[str, ...]:
+    at_rest = "at rest" if one["converged"] else "not at rest"
+    if one["predicted"] is None:
+        verdict = f"no closed form; {at_rest}, residual {one['residual']:.0e}"
+    else:
+        verdict = "reached" if _error(one) <= REACHED else f"MISSED; {at_rest}, residual {one['residual']:.0e}"
+    scores = "max_error" in one
+    if scores and one["predicted"] is not None:
+        verdict += f" (centered scores, largest error {one['max_error']:.0e})"
+    tv = "–" if one["tv"] is None else f"{one['tv']:.0e}"
+    shares = "yes" if one["shares_pi_tau"] else "no"
+    return one["recipe"], one["scenario"] or "–", shares, one["target"] or "–", tv, verdict
+
+
+def _error(one: Answer) -> float:
+    error = one["tv"] if one["tv"] is not None else one.get("max_error")
+    return math.inf if error is None else float(error)
+
+
+def _object(recipe: Recipe, prediction: Prediction, solution: Solution) -> Answer:
+    expected = prediction.law if solution.score is None else prediction.score
+    reached = solution.law if solution.score is None else solution.score
+    result: Answer = {
+        "recipe": recipe.name,
+        "scenario": recipe.scenario,
+        "shares_pi_tau": prediction.shares,
+        "target": prediction.target,
+        "predicted": None if expected is None else expected.tolist(),
+        "reached": reached.tolist(),
+        "tv": None if prediction.law is None else exact.total_variation(prediction.law, solution.law),
+        "residual": solution.residual if math.isfinite(solution.residual) else None,
+        "converged": solution.converged,
+    }
+    if solution.score is not None:
+        gap: Float[Tensor, "X L"] | None = None if prediction.score is None else prediction.score - solution.score
+        result["max_error"] = None if gap is None else float(gap.abs().max())
+    return result
