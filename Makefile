@@ -30,8 +30,9 @@ verify: $(STAMP)
 	$(BIN)/python scripts/kills.py
 	$(BIN)/python scripts/demo_seeds.py
 
+# What can be made again; the runs stay.
 clean:
-	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PIP_FLAGS reaches pip: name PyTorch's own index of CPU wheels there to spare the CUDA build that Linux gets otherwise.

@@ -66,9 +66,9 @@ def jobs(folder: Path, *, seed: int) -> list[Job]:
         *("--model", str(policy), "--learning-rate", "1e-3", "--threads", "1", "--seed", str(seed)),
         *("--save-every", "1", "--keep-checkpoints", "2", "--schedule", "cosine"),
     )
-    dpo = ("dpo", "--data", str(folder / "pairs.jsonl"), "--updates", "60", "--rows-per-update", "8", *common)
+    dpo = ("dpo", "--data", str(folder / "pairs.jsonl"), "--updates", "150", "--rows-per-update", "8", *common)
     rto = (
-        *("rto", "--data", str(folder / "prompts.jsonl"), "--updates", "48", "--rollout-rows", "16"),
+        *("rto", "--data", str(folder / "prompts.jsonl"), "--updates", "120", "--rollout-rows", "16"),
         *("--mini-rows", "8", "--epochs", "2", "--max-new-tokens", "8", "--guide", str(guide), "--critic", "own"),
         *("--reward", f"{folder / 'reward.py'}:score", *common),
     )
@@ -90,12 +90,12 @@ def finish(words: tuple[str, ...], log: Path) -> None:
 
 
 def seconds_of_training(job: Job, out: Path, log: Path) -> float:
-    """Run the job uninterrupted; how long it took from its config.yaml (nothing to resume before) to its end."""
+    """Run the job uninterrupted; how long from its config.yaml (before, nothing is there to resume) to its model/."""
     process = start((*job.words, "--out", str(out)), log)
-    begun = wait_for(out / "config.yaml", process)
+    begun, ended = wait_for(out / "config.yaml", process), wait_for(out / "model", process)
     if process.wait(TIMEOUT_S) != 0:
         raise RuntimeError(f"{job.name}: {log.read_text(errors='replace')[-500:]}")
-    return time.monotonic() - begun
+    return ended - begun
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> float:
@@ -106,12 +106,12 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> float:
 
 
 def kill_at(job: Job, moment: float, *, out: Path, log: Path) -> bool:
-    """Start the job and kill it `moment` seconds after its config.yaml; False if it ended before."""
+    """Start the job and kill it `moment` seconds after its config.yaml; False if its model/ was written before."""
     process = start((*job.words, "--out", str(out)), log)
     begun = wait_for(out / "config.yaml", process)
     time.sleep(max(0.0, begun + moment - time.monotonic()))
     process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+    return process.wait() == -signal.SIGKILL and not (out / "model").exists()
 
 
 def content(out: Path) -> dict[str, str]:
@@ -155,7 +155,8 @@ def main() -> int:
         for job in jobs(folder, seed=options.seed):
             seconds = seconds_of_training(job, folder / f"{job.name}-straight", folder / f"{job.name}.log")
             straight = content(folder / f"{job.name}-straight")
-            print(f"{job.name}: uninterrupted, {seconds:.1f} s from config.yaml to the end", flush=True)
+            assert "model/model.safetensors" in straight, sorted(straight)
+            print(f"{job.name}: uninterrupted, {seconds:.1f} s from config.yaml to model/", flush=True)
             done = tries = 0
             while done < options.kills and tries < 5 * options.kills:
                 tries += 1

@@ -1,4 +1,4 @@
-"""The generated parts of README.md: the table of methods, and the map of the source from the files' own first lines.
+"""The generated parts of README.md and docs/: the table of methods, the map of the source, the formats of data.
 
 `python scripts/readme.py` prints them, `--write` puts them between their markers. A test holds the two equal.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from tokenward.lab.fixed_points import predict
+from tokenward.data.formats import schema_table
+from tokenward.lab.targets import predict
 from tokenward.lab.verify import settings, with_guides
 from tokenward.lab.world import default_world
 from tokenward.objective.bibliography import WORKS
 from tokenward.recipes import RECIPES, build
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
 FOLDERS = (
     "",
     "objective",
@@ -75,12 +75,13 @@ def recipes() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"recipes": recipes, "tree": tree}
+BLOCKS = {"README.md": {"recipes": recipes, "tree": tree}, "docs/training.md": {"schemas": schema_table}}
 
 
-def renewed(text: str) -> str:
-    """README.md with its generated blocks made anew."""
-    for name, make in BLOCKS.items():
+def renewed(name_of_file: str) -> str:
+    """A page with its generated blocks made anew."""
+    text = (ROOT / name_of_file).read_text(encoding="utf-8")
+    for name, make in BLOCKS[name_of_file].items():
         start, end = f"<!-- {name}: python scripts/readme.py --write -->", f"<!-- end of {name} -->"
         before, rest = text.split(start)
         text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
@@ -88,11 +89,12 @@ def renewed(text: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print the blocks, or write them into README.md."""
-    if argv == ["--write"]:
-        README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print("\n\n".join(make() for make in BLOCKS.values()))
+    """Print the blocks, or write them into their pages."""
+    for page, blocks in BLOCKS.items():
+        if argv == ["--write"]:
+            (ROOT / page).write_text(renewed(page), encoding="utf-8")
+        else:
+            print("\n\n".join(make() for make in blocks.values()))
     return 0
 
 

@@ -55,8 +55,10 @@ def files(folder: Path, recipe: str, *, count: int = 24) -> dict[str, object]:
     if not model.exists():
         tiny.saved(model)
     found: dict[str, object] = {
-        "model": str(model), "data": jsonl(folder / f"{kind}.jsonl", rows(kind, count=count)), "out": str(folder / "run")
-    }  # fmt: skip
+        "model": str(model),
+        "data": jsonl(folder / f"{kind}.jsonl", rows(kind, count=count)),
+        "out": str(folder / "run"),
+    }
     if kind == "rollouts":
         (folder / "reward.py").write_text(REWARD, encoding="utf-8")
         found |= {"max_new_tokens": 8, "rollout_rows": 8, "mini_rows": 4, "epochs": 2}

@@ -168,6 +168,7 @@ def test_pairs_and_groups_are_not_cut():
     assert lists(batch, max_tokens=1, scope="batch") == [[0, 1, 2, 3, 4, 5]]
     apart = rows_of([2, 2, 2], pairs=[[2, 0]])
     assert lists(apart, max_tokens=2, scope="pair") == [[0, 2], [1]]
+    assert lists(apart, max_tokens=2, scope="group") == [[0, 2], [1]]
     assert lists(apart, max_tokens=2, scope="row") == [[0], [1], [2]]
 
 

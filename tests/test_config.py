@@ -140,6 +140,8 @@ def test_settings_that_nothing_reads_are_named() -> None:
 
 
 def test_config_and_cli_import_without_torch() -> None:
-    code = "import sys, tokenward.cli, tokenward.train.settings; print('torch' in sys.modules, 'jaxtyping' in sys.modules)"
+    code = (
+        "import sys, tokenward.cli, tokenward.train.settings; print('torch' in sys.modules, 'jaxtyping' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

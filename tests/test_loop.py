@@ -65,9 +65,13 @@ def gradient(config: RunConfig, name: str, *, micro_tokens: int) -> tuple[int, t
         return len(calls), torch.cat(found)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "simpo", "kto", "reward_model", "rda", "rloo", "grpo", "ppo", "rto", "rebel"])
+@pytest.mark.parametrize(
+    "name", ["sft", "dpo", "simpo", "kto", "reward_model", "rda", "rloo", "grpo", "ppo", "rto", "rebel"]
+)
 def test_the_gradient_is_the_same_under_every_accumulation(name: str, tmp_path: Path) -> None:
-    config = runs.config(tmp_path, name, dtype="float64", **({"mini_rows": 8} if build(name).streams[0].kind == "rollouts" else {}))
+    config = runs.config(
+        tmp_path, name, dtype="float64", **({"mini_rows": 8} if build(name).streams[0].kind == "rollouts" else {})
+    )
     one, whole = gradient(config, name, micro_tokens=10_000)
     some, halves = gradient(config, name, micro_tokens=48)
     many, single = gradient(config, name, micro_tokens=1)
@@ -152,7 +156,9 @@ def test_a_sampler_that_is_not_the_policy_is_noticed(tmp_path: Path, monkeypatch
         return [[replace(r, logp=tuple(x - 0.01 for x in r.logp)) for r in group] for group in groups]
 
     monkeypatch.setattr(GenerateSampler, "generate", shifted)
-    with pytest.raises(RunError, match=r"first ratio: sampler and trainer differ by 0.01 nats at a token, more than 0.001"):
+    with pytest.raises(
+        RunError, match=r"first ratio: sampler and trainer differ by 0.01 nats at a token, more than 0.001"
+    ):
         loop.run(runs.config(tmp_path, "rloo", updates=1), "rloo", show="nothing")
 
 
@@ -231,7 +237,9 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 
 def test_a_missing_column_names_who_asked(tmp_path: Path) -> None:
     config = runs.config(tmp_path, "pra")
-    runs.jsonl(tmp_path / "pairs.jsonl", [{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in runs.rows("pairs")])
+    runs.jsonl(
+        tmp_path / "pairs.jsonl", [{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in runs.rows("pairs")]
+    )
     with pytest.raises(InputError, match=r"pairs.jsonl: pra: PairTerm needs pair_target: give a target column"):
         loop.run(config, "pra", show="nothing")
 

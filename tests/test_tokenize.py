@@ -6,7 +6,7 @@ import copy
 import json
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import CHAT_TEMPLATE, LETTERS
@@ -73,6 +73,13 @@ def test_the_tokenizer_is_left_as_it_is(spaced):
     )
 
 
+def test_truncation_and_padding_of_the_tokenizer_file_are_not_ours(spaced):
+    other = copy.deepcopy(spaced)
+    other.backend_tokenizer.enable_truncation(2)
+    other.backend_tokenizer.enable_padding(length=9)
+    assert encoder(other).text("abcd") == encoder(spaced).text("abcd")
+
+
 # --- the boundary -------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +108,18 @@ def test_a_response_that_merges_with_everything_is_dropped(chatty):
             boundary.response(gone, "\nx", after=boundary.prompt(gone, "a\n"), to="a\n")
     ids, moved = boundary.response(gone, "\nx", after=boundary.prompt(gone, "a\n"), to="a\n")
     assert (chatty.convert_ids_to_tokens(ids), moved) == (["Ċ", "x", "<|im_end|>"], True)
+
+
+def test_a_prompt_that_is_cut_otherwise_in_the_joined_text_keeps_its_ids(chatty):
+    """GPT-2's pattern: two spaces at an end are one token, before a word the second belongs to the word."""
+    names = {**chatty.get_vocab(), "ĠĠ": 300, "Ġb": 301}
+    inner = Tokenizer(models.BPE(names, [("Ġ", "Ġ"), ("Ġ", "b")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pattern = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>")
+    (found,), tally = tokens(pattern, [Row("f:1", "a  ", ("b",))], kind="demos")
+    assert pattern.convert_ids_to_tokens(found.prompt.tokens) == ["a", "ĠĠ"]
+    assert pattern.convert_ids_to_tokens(found.response.tokens) == ["b", "<|im_end|>"]
+    assert dict(tally.changed) == {"boundary moved": 1}
 
 
 def test_an_empty_prompt_is_a_bos_alone_and_needs_one(spaced, chatty):
@@ -163,12 +182,13 @@ def test_long_prompts_lose_their_beginning_but_keep_bos(spaced):
 
 
 def test_rows_that_truncation_empties_are_dropped(spaced):
-    rows = [pair("abcdefgh"), pair("ab", "cdef", "cdeg")]
+    rows = [pair("abcdefgh"), pair("abcde"), pair("ab", "cdef", "cdeg")]  # prompts of 10, 7 and 4 tokens
     found, tally = tokens(spaced, rows, kind="pairs", max_tokens=7)
     assert found == []
-    assert dict(tally.dropped) == {"empty response after truncation": 1, "identical after truncation": 1}
+    assert dict(tally.dropped) == {"empty response after truncation": 2, "identical after truncation": 1}
     assert tally.first["empty response after truncation"] == [
-        "f:1: the prompt alone has 10 tokens of max_tokens 7; give --max-prompt-tokens"
+        "f:1: the prompt alone has 10 tokens of max_tokens 7; give --max-prompt-tokens",
+        "f:1: the prompt alone has 7 tokens of max_tokens 7; give --max-prompt-tokens",
     ]
 
 
@@ -228,6 +248,18 @@ def test_contents_that_the_template_rewrites_cannot_be_kept_as_text(chatty):
     found, tally = tokens(loud, rows, kind="demos")
     assert [chatty.decode(example.response.tokens) for example in found] == ["B<|im_end|>"]
     assert dict(tally.dropped) == {"special-token text": 1}
+
+
+def test_a_name_that_only_the_normalizer_makes_is_never_control():
+    """Full-width ＜s＞ is <s> after NFKC: the message does not name it, and yet it would be read as control."""
+    inner = Tokenizer(models.BPE({name: i for i, name in enumerate(["<unk>", "<s>", *LETTERS])}, [], unk_token="<unk>"))
+    inner.normalizer = normalizers.NFKC()
+    inner.add_special_tokens([AddedToken("<s>", normalized=True, special=True)])
+    template = "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    wide = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<s>", chat_template=template)
+    assert wide("＜s＞", add_special_tokens=False)["input_ids"] == [1]
+    found, tally = tokens(wide, [Row("f:1", user("a＜s＞"), (answer("b"),))], kind="demos")
+    assert (found, dict(tally.dropped)) == ([], {"special-token text": 1})
 
 
 def test_a_tokenizer_that_spaces_only_the_beginning_cannot_keep_names_in_messages():

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tokenward import __version__
 from tokenward.errors import InputError, RunError, nearest
@@ -47,8 +47,8 @@ Solves each recipe exactly on a finite world and compares with the closed form. 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    words = ["--help" if word == "-h" else word for word in (sys.argv[1:] if argv is None else argv)]
+    if not words or words[0] in ("--help", "help"):
         print(USAGE, end="")
         return 0
     if words[0] == "--version":
@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = COMMANDS[words[0]](words[1:])
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("tokenward: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:  # a run that was saved says so, and which signal it was
+        print(f"tokenward: {stop or 'interrupted'}", file=sys.stderr)
+        return 0 if getattr(stop, "signal", None) == signal.SIGTERM else 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read the output (`| head`) has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -87,7 +87,7 @@ def train(words: list[str]) -> int:
     if back is not None:
         if alone or flags or from_dir or config:
             raise InputError("--resume RUN_DIR goes on with the run as it was: give no recipe and no other flag")
-        return _train(lambda loop: loop.resume(Path(back)))
+        return _told(_loop().resume(Path(back)))
     if from_dir is not None and config is not None:
         raise InputError("--from and --config both give the settings: give one")
     file = {} if config is None else read_file(config)
@@ -99,20 +99,26 @@ def train(words: list[str]) -> int:
     if not name:
         raise InputError("train needs a RECIPE: `tokenward recipes` lists them")
     made = resolve(recipe=name, function=_maker(name), file=file, flags=flags)
-    return _train(lambda loop: loop.run(made.config, made.recipe, keywords=made.keywords))
+    return _told(_loop().run(made.config, made.recipe, keywords=made.keywords))
 
 
-def _train(work: Callable[[Any], Any]) -> int:
-    """Run it; 0 when done or saved on SIGTERM, 130 after Ctrl-C."""
-    from tokenward.train import loop
-    from tokenward.train.runtime import Interrupted
-
-    try:
-        result = work(loop)
-    except Interrupted as stop:
-        print(f"tokenward: {stop}", file=sys.stderr)
-        return 128 + signal.SIGINT if stop.signal == signal.SIGINT else 0
+def _told(result: Any) -> int:
+    """Say where the model lies."""
     print(f"{result.updates} updates in {result.seconds:.0f} s: {result.model}")
+    return 0
+
+
+def demo(words: list[str]) -> int:
+    """tokenward demo."""
+
+    def story(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0) -> str:
+        """SFT, DPO, a reward model, PPO and RTO on the built-in world, and a report. `scale` multiplies the updates."""
+        from tokenward.demo import demo as work
+
+        return work(seed=seed, out=out, scale=scale)
+
+    if (told := _call(story, words, of="demo")) is not None:
+        print(told)
     return 0
 
 
@@ -142,6 +148,9 @@ def recipes(words: list[str]) -> int:
     alone, flags = read_words(words)
     from tokenward.recipes import RECIPES
 
+    if "help" in flags:
+        print("tokenward recipes [NAME] [--json]")
+        return 0
     _only(flags, ("json",), of="recipes")
     if len(alone) > 1:
         raise InputError(f"recipes takes one NAME, got {' '.join(alone)}")
@@ -154,7 +163,9 @@ def recipes(words: list[str]) -> int:
     else:
         print(f"{'recipe':<16}{'scenario':<10}{'learns from':<13}needs")
         for name, facts in ((name, _facts(name, recipe)) for name, recipe in made.items()):
-            print(f"{name:<16}{facts['scenario'] or '–':<10}{', '.join(facts['streams']):<13}{', '.join(facts['needs'])}")
+            print(
+                f"{name:<16}{facts['scenario'] or '–':<10}{', '.join(facts['streams']):<13}{', '.join(facts['needs'])}"
+            )
     return 0
 
 
@@ -201,76 +212,32 @@ def report(words: list[str]) -> int:
 
 
 def data(words: list[str]) -> int:
-    """tokenward data check, tokenward data show."""
-    works: dict[str, Callable[..., int]] = {"check": data_check, "show": data_show}
-    if not words or words[0] == "--help":
-        print("tokenward data check FILE --tokenizer T\ntokenward data show FILE --tokenizer T [--row N] [--rows N]")
+    """tokenward data check, tokenward data show; exit 2 when a run would refuse the file."""
+    names = ("check", "show")
+    if words[:1] in ([], ["--help"]):
+        print("tokenward data check FILE --tokenizer T [flags]\ntokenward data show FILE --tokenizer T [flags]")
         return 0
-    if words[0] not in works:
-        raise InputError(f"data has no command {words[0]!r}.{nearest(words[0], works)}")
-    alone = words[1:2] if words[1:2] and not words[1].startswith("--") else []
-    return _call(works[words[0]], ["--file", *alone, *words[2:]] if alone else words[1:], of=f"data {words[0]}") or 0
+    if words[0] not in names:
+        raise InputError(f"data has no command {words[0]!r}.{nearest(words[0], names)}")
+    from tokenward.diagnose.data_file import check_file, show_file
 
-
-Kind = Literal["demos", "pairs", "labels", "scores", "prompts"]
-
-
-def data_check(
-    *,
-    file: str,
-    tokenizer: str,
-    kind: Kind | None = None,
-    split: str = "train",
-    max_tokens: int | None = None,
-    max_prompt_tokens: int | None = None,
-    max_dropped: float = 0.05,
-) -> int:
-    """Schema, usable rows, reasons of the others with their first lines, lengths; exit 2 when a run would refuse it."""
-    from tokenward.data.view import check
-
-    known = _survey(file, tokenizer, kind, split, max_tokens, max_prompt_tokens)
-    found = check(known, max_dropped=max_dropped)
-    print("\n".join(found.lines()))
-    return 2 if found.verdict else 0
-
-
-def data_show(
-    *,
-    file: str,
-    tokenizer: str,
-    kind: Kind | None = None,
-    split: str = "train",
-    max_tokens: int | None = None,
-    max_prompt_tokens: int | None = None,
-    row: int = 0,
-    rows: int = 1,
-) -> int:
-    """Ids, mask and text of usable rows, `rows` of them from number `row` (counted from 0)."""
-    from tokenward.data.view import show
-
-    known = _survey(file, tokenizer, kind, split, max_tokens, max_prompt_tokens)
-    if not 0 <= row < len(known.examples):
-        raise InputError(f"{file} has usable rows 0 to {len(known.examples) - 1}, asked for {row}")
-    for index in range(row, min(row + rows, len(known.examples))):
-        print("\n\n".join("\n".join(one.lines()) for one in show(known, index)))
-    return 0
-
-
-def _survey(
-    file: str, tokenizer: str, kind: Kind | None, split: str, max_tokens: int | None, max_prompt_tokens: int | None
-) -> Any:
-    from tokenward.data.dataset import survey
-    from tokenward.data.tokenize import Limits
-    from tokenward.models import load
-
-    limits = Limits(max_tokens, max_prompt_tokens)
-    return survey(file, tokenizer=load.tokenizer(tokenizer), kind=kind, asked_by="data", split=split, limits=limits)
+    rest = ["--file", *words[1:]] if words[1:] and not words[1].startswith("--") else words[1:]
+    if words[0] == "show":
+        print("\n\n".join("\n".join(row.lines()) for row in _call(show_file, rest, of="data show") or ()))
+        return 0
+    found = _call(check_file, rest, of="data check")
+    if found is not None:
+        print("\n".join(found.lines()))
+    return 2 if found is not None and found.verdict else 0
 
 
 def doctor(words: list[str]) -> int:
     """tokenward doctor."""
-    alone, flags = read_words(words)
-    _only({**flags, **dict.fromkeys(alone, "")}, (), of="doctor")
+    if words == ["--help"]:
+        print("tokenward doctor")
+        return 0
+    if words:
+        raise InputError(f"doctor takes no words, got {' '.join(words)}")
     from tokenward.train.directory import environment
 
     for name, value in environment().items():
@@ -280,7 +247,7 @@ def doctor(words: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train, "lab": lab, "recipes": recipes, "sample": sample, "eval": evaluate, "report": report,
+    "demo": demo, "train": train, "lab": lab, "recipes": recipes, "sample": sample, "eval": evaluate, "report": report,
     "data": data, "doctor": doctor,
 }  # fmt: skip
 
@@ -294,6 +261,12 @@ def _call(work: Callable[..., Any], words: list[str], *, of: str) -> Any:
     if alone:
         raise InputError(f"{of} takes flags only, got {' '.join(alone)}")
     return work(**arguments(work, flags, of=of))
+
+
+def _loop() -> Any:
+    from tokenward.train import loop
+
+    return loop
 
 
 def _maker(name: str) -> Callable[..., Any]:

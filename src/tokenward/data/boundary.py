@@ -54,13 +54,9 @@ def _bos(encoder: Encoder, found: Encoded) -> tuple[int, ...]:
 
 
 def _rest(joint: Encoded, *, head: tuple[int, ...], cut: int) -> tuple[int, ...] | None:
-    """The ids after `head`, or None when the tokens do not part at character `cut`."""
+    """The ids after `head`, or None where the text begins with others or a token of the head reaches beyond `cut`."""
     n = len(head)
-    parted = (
-        joint.ids[:n] == head
-        and all(stop <= cut for _, stop in joint.spans[:n])
-        and all(start >= cut for start, _ in joint.spans[n:])
-    )
+    parted = joint.ids[:n] == head and all(stop <= cut for _, stop in joint.spans[:n])
     return joint.ids[n:] if parted else None
 
 

@@ -1,27 +1,25 @@
 """The built-in text world: prompts that state three facts, short reviews, and their exact reward token by token.
 
 A prompt tells the color of an item and how it came; a response is a few sentences of a fixed grammar that may restate
-facts, praise, complain, repeat or contradict. `truth` scores any text, also one outside the grammar. Nothing but the
-standard library is needed: the file itself can be given as a reward, `world.py:reward`.
+facts, praise, complain, repeat or contradict. `truth` scores any text, also one outside the grammar. The file
+itself can be given as a reward, `world.py:reward`: it needs the standard library alone.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, product
-from math import exp
+from itertools import groupby
 from typing import Literal, final
-
-from tokenward.errors import InputError
 
 Kind = Literal["contradiction", "repeat", "broken"]
 
 FACTS: dict[str, tuple[str, ...]] = {
     "color": tuple("red blue green white black yellow pink brown gray purple".split()),
-    "item": tuple("lamp chair table phone kettle jacket bag clock cup shirt sofa mirror pillow camera radio bike".split()),
+    "item": tuple(
+        "lamp chair table phone kettle jacket bag clock cup shirt sofa mirror pillow camera radio bike".split()
+    ),
     "event": tuple("late early broken dirty empty open wet bent damaged unpacked".split()),
 }
 PROMPTS: tuple[str, ...] = (
@@ -55,11 +53,9 @@ NEUTRAL: tuple[str, ...] = ("that is all .", "this is my review .")
 COST = 0.1  # of every token
 STATED = 0.6  # reward of the first right mention of each fact
 PENALTY: dict[Kind, float] = {"contradiction": 2.0, "repeat": 1.0, "broken": 1.0}
-WRONG, TWICE = 0.2, 0.15  # how often the writer of the SFT texts gets a fact wrong, or says a sentence twice
-COPY_LENGTH = (4, 12)  # words of a string that is said twice
 
-_VALENCE = PRAISE | COMPLAINTS
-_SENTENCES: dict[str, tuple[str, ...]] = {s: tuple(s.split()) for s in (*STATEMENTS, *_VALENCE, *NEUTRAL)}
+VALENCE = PRAISE | COMPLAINTS
+SENTENCES: dict[str, tuple[str, ...]] = {s: tuple(s.split()) for s in (*STATEMENTS, *VALENCE, *NEUTRAL)}
 _FACT_OF = {f"{{{name}}}": name for name in FACTS}
 
 
@@ -79,7 +75,7 @@ class TokenTruth:
 
     @property
     def total(self) -> float:
-        return sum(self.reward)
+        return sum(self.reward, 0.0)
 
     @property
     def errors(self) -> int:
@@ -96,14 +92,14 @@ class _Reader:
         self.said: set[str] = set()  # sentences begun so far
         self.praised = 0
         self.last = ""
-        self.options: list[str] = list(_SENTENCES)  # sentences that the words since the last stop fit
+        self.options: list[str] = list(SENTENCES)  # sentences that the words since the last stop fit
         self.place = 0  # words since the last stop
 
     def read(self, word: str) -> tuple[float, bool, Kind | None]:
         """(reward without cost and penalty, whether a fact stands here, kind of error) of the next word."""
         before = self.options
-        self.options = [s for s in before if self.place < len(_SENTENCES[s]) and _fits(_SENTENCES[s][self.place], word)]
-        fact = _FACT_OF.get(_SENTENCES[self.options[0]][self.place]) if self.options else None
+        self.options = [s for s in before if self.place < len(SENTENCES[s]) and _fits(SENTENCES[s][self.place], word)]
+        fact = _FACT_OF.get(SENTENCES[self.options[0]][self.place]) if self.options else None
         kind = self._error(word, before)
         if fact is not None and word != self.facts[fact]:
             kind = "contradiction"
@@ -124,7 +120,7 @@ class _Reader:
             new = fact not in self.stated
             self.stated.add(fact)
             return STATED if new else 0.0
-        key, value = _VALENCE.get(self.options[0], ("", 0.0)) if self.options else ("", 0.0)
+        key, value = VALENCE.get(self.options[0], ("", 0.0)) if self.options else ("", 0.0)
         if word != key or self.options[0] in self.said:
             return 0.0
         if value > 0:
@@ -135,8 +131,8 @@ class _Reader:
     def _advance(self, word: str) -> None:
         self.place, self.last = self.place + 1, word
         if word in (".", "!"):
-            self.said.update(s for s in self.options if len(_SENTENCES[s]) == self.place)
-            self.options, self.place = list(_SENTENCES), 0
+            self.said.update(s for s in self.options if len(SENTENCES[s]) == self.place)
+            self.options, self.place = list(SENTENCES), 0
 
 
 def _fits(pattern: str, word: str) -> bool:
@@ -197,87 +193,8 @@ def reward(prompts: list[str], completions: list[str], columns: list[dict[str, o
     return [None if t is None else t.total for t in found]
 
 
-def prompt_rows(*, train: int, heldout: int, seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Two lists of prompt rows {"prompt", "color", "item", "event"} that share no combination of facts."""
-    rng = random.Random(seed)
-    facts = [dict(zip(FACTS, values, strict=True)) for values in product(*FACTS.values())]
-    if train + heldout > len(facts):
-        raise InputError(f"prompt_rows: {train} + {heldout} prompts asked of a world of {len(facts)} fact combinations")
-    rng.shuffle(facts)
-    rows = [{"prompt": rng.choice(PROMPTS).format(**f), **f} for f in facts[: train + heldout]]
-    return rows[:train], rows[train:]
-
-
-def sft_rows(prompts: Sequence[dict[str, str]], *, count: int, seed: int) -> list[dict[str, str]]:
-    """{"prompt", "completion"} by a careless writer: WRONG of the stated facts are wrong, some sentences come twice."""
-    rng = random.Random(seed)
-    rows = []
-    for i in range(count):
-        row = prompts[i % len(prompts)]
-        rows.append({"prompt": row["prompt"], "completion": _write(row, rng)})
-    return rows
-
-
-def _write(row: dict[str, str], rng: random.Random) -> str:
-    sentences = rng.sample(STATEMENTS, rng.choice((1, 2, 2)))
-    sentences += rng.sample(list(_VALENCE), rng.choice((1, 1, 2)))
-    sentences += [rng.choice(NEUTRAL)] if rng.random() < 0.2 else []
-    if rng.random() < TWICE:
-        sentences.append(rng.choice(sentences))
-    return " ".join(_fill(s, row, rng) for s in sentences)
-
-
-def _fill(sentence: str, row: dict[str, str], rng: random.Random) -> str:
-    said = {name: rng.choice(values) if rng.random() < WRONG else row[name] for name, values in FACTS.items()}
-    return sentence.format(**said)
-
-
-def copy_rows(*, count: int, seed: int) -> list[dict[str, str]]:
-    """{"prompt", "completion"} of random words said twice: what teaches a small model to look back and copy."""
-    rng = random.Random(seed)
-    words = vocabulary()
-    rows = []
-    for _ in range(count):
-        text = " ".join(rng.choices(words, k=rng.randint(*COPY_LENGTH)))
-        rows.append({"prompt": f"{text} :", "completion": text})
-    return rows
-
-
 def vocabulary() -> list[str]:
     """Every word of prompts and responses, sorted."""
-    texts = [*PROMPTS, *_SENTENCES]
+    texts = [*PROMPTS, *SENTENCES]
     known = {w for text in texts for w in text.split() if w not in _FACT_OF}
     return sorted(known.union(*FACTS.values()))
-
-
-def pair_rows(
-    prompts: Sequence[str],
-    completions: Sequence[Sequence[str]],
-    rewards: Sequence[Sequence[float]],
-    *,
-    labels: Literal["bradley_terry", "coin"],
-    seed: int,
-) -> list[dict[str, str]]:
-    """{"prompt", "chosen", "rejected"}: completions 2k and 2k+1 of each prompt, one drawn as the winner.
-
-    P(first wins) = σ(r_first − r_second) for "bradley_terry". For "coin" it is ½, tossed in antithetic twos: of two
-    pairs with neighboring reward gaps one label follows the truth and one does not, so that no information is left in
-    the labels even by chance. Equal texts and empty ones are left out.
-    """
-    rng = random.Random(seed)
-    pairs = []
-    for prompt, texts, values in zip(prompts, completions, rewards, strict=True):
-        for i in range(0, len(texts) - 1, 2):
-            better, worse = (i, i + 1) if values[i] >= values[i + 1] else (i + 1, i)
-            if texts[i].split() != texts[i + 1].split() and texts[i].strip() and texts[i + 1].strip():
-                pairs.append((values[better] - values[worse], prompt, texts[better], texts[worse]))
-    if labels == "coin":
-        order = sorted(range(len(pairs)), key=lambda k: pairs[k][0])
-        tosses = [side for _ in range(0, len(pairs), 2) for side in rng.sample((True, False), 2)]
-        follows = dict(zip(order, tosses, strict=False))
-    else:
-        follows = {k: rng.random() < 1 / (1 + exp(-gap)) for k, (gap, *_) in enumerate(pairs)}
-    return [
-        {"prompt": prompt, "chosen": good if follows[k] else bad, "rejected": bad if follows[k] else good}
-        for k, (_, prompt, good, bad) in enumerate(pairs)
-    ]

@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenward.errors import InputError
-
 
 def components(pairs: Int[Tensor, "P 2"], *, nodes: int) -> Int[Tensor, " L"]:
     """The number of each node's connected component: that of its smallest node.
@@ -45,8 +43,6 @@ def balance(weight: Float[Tensor, "L L"], want: Float[Tensor, "L L"]) -> Float[T
 
     Least squares in Σ w_ij (u_i − u_j − m_ij)²; of mean 0 in each component.
     """
-    if weight.shape != want.shape:
-        raise InputError(f"balance: weights {list(weight.shape)} and margins {list(want.shape)} differ in shape")
     label = components((weight > 0).nonzero(), nodes=len(weight))
     same = (label[:, None] == label).to(weight.dtype)
     push = (weight * want).sum(-1)  # sums to 0 in each component, as want is antisymmetric

@@ -36,7 +36,7 @@ class Tree:
     state: Int[Tensor, "L T"]
     child: Int[Tensor, "S V"]
     leaf: Int[Tensor, "S V"]
-    levels: tuple[Int[Tensor, " n"], ...]
+    levels: tuple[Int[Tensor, " _"], ...]
 
     @property
     def leaves(self) -> int:

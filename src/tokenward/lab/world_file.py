@@ -53,7 +53,7 @@ def parse_world(given: object, *, name: str = "given") -> World:
     for key in ("tau", "vocab", "horizon", "prompts"):
         if key not in found:
             raise InputError(f"{where}: {key} is missing")
-    tau = _number(found["tau"], f"{where}: tau", above=0)
+    tau = _number(found["tau"], f"{where}: tau", above=0.0)
     vocab, horizon = (_whole(found[key], f"{where}: {key}") for key in ("vocab", "horizon"))
     eos = None if found.get("eos") is None else _whole(found["eos"], f"{where}: eos")
     try:
@@ -80,7 +80,7 @@ def _prompt(given: object, shared: Mapping[str, Any], tree: Tree, where: str) ->
     return Prompt(
         ref=_law(found["ref"], tree, f"{where}: ref", least="above 0"),
         reward=_vector(found["reward"], tree, f"{where}: reward"),
-        weight=_number(found.get("weight", 1), f"{where}: weight", above=0),
+        weight=_number(found.get("weight", 1), f"{where}: weight", above=0.0),
         pairs=_pairs(found.get("pairs", "uniform"), tree, f"{where}: pairs"),
         labels=_labels(found.get("labels", {"kind": "bradley-terry"}), tree, f"{where}: labels"),
         sampler=_sampler(found.get("sampler", "reference"), tree, f"{where}: sampler"),
@@ -95,14 +95,14 @@ def _labels(given: object, tree: Tree, where: str) -> Labels:
     allowed = {"bradley-terry": ("kind", "temperature", "noise"), "matrix": ("kind", "p")}
     if kind in ("deterministic", "oriented"):
         raise InputError(f'{where}: kind "{kind}" is not supported; give "bradley-terry" or "matrix"')
-    if kind not in allowed:
+    if not isinstance(kind, str) or kind not in allowed:
         raise InputError(f'{where}: kind must be "bradley-terry" or "matrix", got {kind!r}')
     _known(found, allowed[kind], where)
     if kind == "bradley-terry":
         noise = _number(found.get("noise", 0), f"{where}: noise")
         if not 0 <= noise <= 0.5:
             raise InputError(f"{where}: noise is the probability of a flipped label, between 0 and 0.5, got {noise:g}")
-        return Labels(_number(found.get("temperature", 1), f"{where}: temperature", above=0), noise)
+        return Labels(_number(found.get("temperature", 1), f"{where}: temperature", above=0.0), noise)
     rows = found.get("p")
     if not isinstance(rows, list) or len(rows) != tree.leaves:
         raise InputError(f"{where}: p must have {tree.leaves} rows, one per leaf, each of {tree.leaves} probabilities")
@@ -126,7 +126,7 @@ def _pairs(given: object, tree: Tree, where: str) -> Any:
         if not all(0 <= leaf < tree.leaves for leaf in pair):
             raise InputError(f"{where}: {_short(entry)} names a leaf outside 0 … {tree.leaves - 1}")
         pairs.append(pair)
-        weights.append(_number(entry[2], f"{where}: weight", least=0))
+        weights.append(_number(entry[2], f"{where}: weight", least=0.0))
     weight = torch.tensor(weights, dtype=torch.float64)
     if not float(weight.sum()) > 0:
         raise InputError(f"{where}: all weights are 0; give at least one pair a weight")

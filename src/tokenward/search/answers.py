@@ -73,9 +73,7 @@ def answers(
         yield _record(tokenizer, prompt, text, logp=logp, score=score)
 
 
-def _prompts(
-    file: str, tokenizer: Any, *, split: str, context: int | None, room: int
-) -> tuple[list[Prompt], int]:
+def _prompts(file: str, tokenizer: Any, *, split: str, context: int | None, room: int) -> tuple[list[Prompt], int]:
     """The prompts of a file, each with room for its text, and the id that pads rows."""
     limits = Limits(context, None if context is None else context - room)
     data = dataset.survey(file, tokenizer=tokenizer, kind="prompts", asked_by="sample", split=split, limits=limits)

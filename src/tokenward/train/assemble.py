@@ -162,7 +162,9 @@ def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits
     if on_policy(recipe) and longest is not None:
         room = longest - config.max_new_tokens
         if room < 1:
-            raise InputError(f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt in {longest} tokens")
+            raise InputError(
+                f"max_new_tokens = {config.max_new_tokens} leaves no room for a prompt in {longest} tokens"
+            )
         prompt = min(prompt or room, room)
     return Limits(max_tokens=longest, max_prompt_tokens=prompt)
 

@@ -51,7 +51,7 @@ def save(folder: Path, saved: Saved, *, keep: int) -> Path:
     for file in fresh.iterdir():
         _sync(file)
     write_text(fresh / MANIFEST, json.dumps({file.name: file_hash(file) for file in sorted(fresh.iterdir())}, indent=1))
-    os.replace(fresh, target)
+    fresh.replace(target)
     _sync(folder)
     for old in _steps(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)

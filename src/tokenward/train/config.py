@@ -89,13 +89,13 @@ class RunConfig:
     weight_decay: float = option(0.0, "AdamW's weight decay", group="optimizer", least=0)
     adam_beta1: float = option(0.9, "AdamW's first moment", group="optimizer", least=0, most=0.9999)
     adam_beta2: float = option(0.999, "AdamW's second moment", group="optimizer", least=0, most=0.99999)
-    grad_clip: float | None = option(1.0, "largest global gradient norm (null: no clipping)", group="optimizer", above=0)
+    grad_clip: float | None = option(
+        1.0, "largest global gradient norm (null: no clipping)", group="optimizer", above=0
+    )
 
     updates: int | None = option(None, "optimizer updates (instead of passes)", group="runtime", least=1)
     passes: float | None = option(None, "passes over the data (absent, without updates: 1)", group="runtime", above=0)
-    rows_per_update: int = option(
-        16, "units (pairs, or rows) per update", group="runtime", least=1, used="offline"
-    )
+    rows_per_update: int = option(16, "units (pairs, or rows) per update", group="runtime", least=1, used="offline")
     micro_tokens: int = option(8192, "tokens of a micro-batch, padding included", group="runtime", least=1)
     seed: int = option(0, "seed of order, sampling and new weights", group="runtime", least=0)
     threads: int | None = option(None, "CPU threads (absent: torch's choice)", group="runtime", least=1)

@@ -79,7 +79,7 @@ def same_inputs(run: Run) -> None:
         if before.get(name) != now:
             value = getattr(run.config, name)
             raise InputError(
-                f"{name} = {value} has changed since this run began (hash {before.get(name, 'none')[:12]}, now {now[:12]}): "
+                f"{name} = {value} has changed since this run began (hash {str(before.get(name))[:9]}, now {now[:9]}): "
                 "put it back, or start a new run"
             )
 
@@ -95,7 +95,7 @@ def load(run: Run, saved: Saved) -> Place:
     """Put a run where its checkpoint was taken."""
     if saved.state["total"] != run.total:
         raise InputError(
-            f"{run.out}: the checkpoint is of a run of {saved.state['total']} updates, the settings now give {run.total}"
+            f"{run.out}: its checkpoint is of a run of {saved.state['total']} updates, the settings give {run.total} now"
         )
     run.source.load_state(saved.state["source"])
     return restore(saved, modules=run.modules, optimizer=run.optimizer, device=run.runtime.device)

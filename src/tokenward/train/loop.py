@@ -117,9 +117,7 @@ def _go(parts: Run, place: Place, *, stop: StopRequest, show: Show) -> Result:
     start = time.monotonic()
     log = RunLog(parts.out / "events.jsonl")
     log.rewind(place.update)
-    watch = progress(
-        show, total=parts.total, done=place.update, every=parts.config.log_every, label=parts.recipe.name
-    )
+    watch = progress(show, total=parts.total, done=place.update, every=parts.config.log_every, label=parts.recipe.name)
     journal = Journal(log, watch)
     try:
         journal.say(*parts.notes, *([f"resuming at update {place.update}"] if place.update else []))

@@ -21,7 +21,7 @@ from tokenward.train.config import RunConfig
 
 
 @final
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop, and what was reached is saved; `signal` is SIGINT or SIGTERM."""
 
     def __init__(self, message: str, *, signal: int) -> None:

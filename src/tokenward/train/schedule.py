@@ -41,7 +41,9 @@ def epochs(batch: Batch, *, config: RunConfig, number: int) -> tuple[Int[Tensor,
     for epoch in range(config.epochs):
         order = shuffled(len(prompts), config.seed, number, epoch)
         for part in order.split(per_mini):
-            found.append(torch.cat([torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in sorted(part.tolist())]))
+            found.append(
+                torch.cat([torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in sorted(part.tolist())])
+            )
     return tuple(found)
 
 

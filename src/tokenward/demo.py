@@ -1,0 +1,283 @@
+"""The whole story on the built-in world: SFT, DPO, a reward model, PPO and RTO, and what each was worth.
+
+Every stage is a run of the trainer, as `tokenward train` makes it; its directory can be looked at, resumed, repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from tokenward.errors import InputError
+
+HERE = "demo.json"  # marks a directory as the demo's own, so that it may be made anew
+RTO_BETA_GUIDE_MOST = 1.0  # β_guide ≤ β_kl: beyond, RTO extrapolates its guide and collapses
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and settings of the demo at scale 1; `scale` multiplies the updates of every stage."""
+
+    train_prompts: int = 1200
+    held_prompts: int = 256
+    pair_samples: int = 16  # SFT samples of each of `pair_prompts` prompts, two to a pair
+    pair_prompts: int = 500
+    texts: int = 4  # of each held-out prompt, for the table
+    search_prompts: int = 96
+    best_of: int = 8
+    width: int = 4
+    ceiling_prompts: int = 24
+    ceiling_samples: int = 400
+    beta_dpo: float = 0.1
+    beta_kl: float = 0.1
+    beta_guide: float = 0.05
+    dpo: Mapping[str, object] = field(
+        default_factory=lambda: {
+            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
+        }
+    )  # fmt: skip
+    reward_model: Mapping[str, object] = field(
+        default_factory=lambda: {
+            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
+        }
+    )  # fmt: skip
+    online: Mapping[str, object] = field(
+        default_factory=lambda: {
+            "updates": 160, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
+            "critic_learning_rate": 1e-3, "critic": "own", "schedule": "linear", "warmup_updates": 5,
+        }
+    )  # fmt: skip
+
+
+@final
+@dataclass(frozen=True)
+class Story:
+    """Where the demo writes, and how long each stage took."""
+
+    out: Path
+    seed: int
+    scale: float
+    plan: Plan
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        return self.out / "data" / name
+
+    def model(self, run: str) -> str:
+        return str(self.out / run / "model")
+
+    def write(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
+        """Rows as JSON lines."""
+        path = self.file(name)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    def train(
+        self, name: str, recipe: str, settings: Mapping[str, object], *, keywords: Mapping[str, float] | None = None
+    ) -> None:
+        """One run of the trainer into out/name."""
+        from tokenward.train.config import make
+        from tokenward.train.loop import run
+
+        updates = max(1, round(int(str(settings["updates"])) * self.scale))
+        warmup = min(int(str(settings.get("warmup_updates", 0))), updates // 2)
+        config = make(
+            {
+                "micro_tokens": 16384, "save_every": 0, "seed": self.seed, "device": "cpu", "log_every": 1000,
+                **settings, "updates": updates, "warmup_updates": warmup, "out": str(self.out / name),
+            }
+        )  # fmt: skip
+        print(f"{name}: {recipe}, {updates} updates", flush=True)
+        result = run(config, recipe, keywords=dict(keywords or {}))
+        self.seconds[name] = result.seconds
+
+
+def demo(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0, plan: Plan | None = None) -> str:
+    """Run everything, write summary.json and report.html into `out`; the table and where the report lies."""
+    if not 0 < scale <= 10:
+        raise InputError(
+            f"scale multiplies the updates of every stage: give a number above 0 and at most 10, got {scale}"
+        )
+    start = time.monotonic()
+    story = Story(_claim(Path(out)), seed, scale, plan or Plan())
+    _build_world(story)
+    _supervise(story)
+    _label(story)
+    _prefer(story)
+    _reinforce(story)
+    summary = _measure(story)
+    summary["seconds"] = time.monotonic() - start
+    return _tell(story, summary)
+
+
+def _claim(out: Path) -> Path:
+    """An empty directory; one that an earlier demo made is emptied, any other with something in it is refused."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out = {out} is a file: give another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / HERE).is_file():
+            raise InputError(f"{out} holds something that the demo did not make: give another --out")
+        shutil.rmtree(out)
+    try:
+        (out / "data").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
+    (out / HERE).write_text("{}\n", encoding="utf-8")
+    return out
+
+
+def _build_world(story: Story) -> None:
+    """Prompts, tokenizer, and a model that knows nothing yet."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tokenward.data import world_model, world_rows
+    from tokenward.models.quiet import quiet
+
+    plan = story.plan
+    train, held = world_rows.prompt_rows(train=plan.train_prompts, heldout=plan.held_prompts, seed=story.seed)
+    story.write("prompts.jsonl", train)
+    story.write("heldout.jsonl", held)
+    tokenizer = world_model.tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(story.seed)
+        model = LlamaForCausalLM(world_model.model_config(tokenizer))
+    with quiet():
+        model.save_pretrained(story.out / "base")
+        tokenizer.save_pretrained(story.out / "base")
+
+
+def _supervise(story: Story) -> None:
+    """The SFT stages: copying first, reviews then."""
+    from tokenward.data import world_model, world_rows
+
+    train = [json.loads(line) for line in story.file("prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    model = str(story.out / "base")
+    for number, stage in enumerate(world_model.SFT_STAGES):
+        last = number + 1 == len(world_model.SFT_STAGES)
+        settings = asdict(stage)
+        corpus = settings.pop("corpus")
+        rows = (
+            world_rows.copy_rows(count=stage.rows, seed=story.seed)
+            if corpus == "copy"
+            else world_rows.sft_rows(train, count=stage.rows, seed=story.seed)
+        )
+        settings |= {"model": model, "data": str(story.write(f"{corpus}.jsonl", rows))}
+        name = "sft" if last else f"sft-{corpus}"
+        story.train(name, "sft", settings)
+        model = story.model(name)
+
+
+def _label(story: Story) -> None:
+    """Pairs of SFT samples, labeled by Bradley–Terry draws on the true reward, and by a coin; held-out pairs too."""
+    from tokenward.data import world_rows
+    from tokenward.demo_measure import Bench
+    from tokenward.rollout.score import completion_text
+
+    plan, start = story.plan, time.monotonic()
+    for source, target, prompts, seed in (
+        ("prompts.jsonl", "pairs", plan.pair_prompts, 0),
+        ("heldout.jsonl", "heldout_pairs", plan.held_prompts, 7),
+    ):
+        bench = Bench(story.model("sft"), story.file(source), seed=story.seed)
+        each = plan.pair_samples if target == "pairs" else plan.texts
+        chosen = bench.prompts[:prompts]
+        rollouts = bench.samples(bench.reference, prompts=chosen, each=each, seed=story.seed + seed)
+        texts = [completion_text(bench.tokenizer, r.prompt_tokens, r.response_tokens) for r in rollouts]
+        values = [float(r.score) for r in rollouts if r.score is not None]
+        starts = range(0, len(rollouts), each)
+        arguments = (
+            [p.text for p in chosen],
+            [texts[i : i + each] for i in starts],
+            [values[i : i + each] for i in starts],
+        )
+        story.write(f"{target}.jsonl", world_rows.pair_rows(*arguments, labels="bradley_terry", seed=story.seed))
+        if target == "pairs":
+            story.write("coin_pairs.jsonl", world_rows.pair_rows(*arguments, labels="coin", seed=story.seed))
+    story.seconds["pairs"] = time.monotonic() - start
+    count = len(story.file("pairs.jsonl").read_text(encoding="utf-8").splitlines())
+    print(f"pairs: {count}, labeled by Bradley–Terry draws on the true reward; as many by a coin", flush=True)
+
+
+def _prefer(story: Story) -> None:
+    """DPO, its negative control on random labels, and the reward model."""
+    plan, base = story.plan, {"model": story.model("sft")}
+    beta = {"beta": plan.beta_dpo}
+    for name, data in (("dpo", "pairs"), ("dpo-random-labels", "coin_pairs")):
+        story.train(name, "dpo", {**plan.dpo, **base, "data": str(story.file(f"{data}.jsonl"))}, keywords=beta)
+    pairs = str(story.file("pairs.jsonl"))
+    story.train("reward-model", "reward_model", {**plan.reward_model, **base, "data": pairs})
+
+
+def _reinforce(story: Story) -> None:
+    """PPO and RTO on the reward model: the same settings, budget and seed; RTO has the DPO policy as its guide besides."""
+    from tokenward.demo_measure import MAX_NEW_TOKENS
+
+    plan = story.plan
+    if not plan.beta_guide <= RTO_BETA_GUIDE_MOST * plan.beta_kl:
+        raise InputError(f"β_guide {plan.beta_guide} is above β_kl {plan.beta_kl}: RTO would leave its guide behind")
+    settings = {
+        **plan.online, "model": story.model("sft"), "data": str(story.file("prompts.jsonl")),
+        "reward": story.model("reward-model"), "max_new_tokens": MAX_NEW_TOKENS,
+    }  # fmt: skip
+    story.train("ppo", "ppo", settings, keywords={"beta_kl": plan.beta_kl})
+    keywords = {"beta_kl": plan.beta_kl, "beta_guide": plan.beta_guide}
+    story.train("rto", "rto", {**settings, "guide": story.model("dpo")}, keywords=keywords)
+
+
+def _measure(story: Story) -> dict[str, Any]:
+    """Everything that summary.json holds, but the total time; credit rows are written beside it."""
+    from tokenward.demo_measure import Bench, gap
+    from tokenward.diagnose.ceiling import reward_at
+    from tokenward.diagnose.credit_rows import write_rows
+    from tokenward.models import load
+
+    plan, start = story.plan, time.monotonic()
+    print("measuring on held-out prompts", flush=True)
+    bench = Bench(story.model("sft"), story.file("heldout.jsonl"), seed=story.seed)
+    models = {name: load.policy(story.model(name)) for name in ("sft", "dpo", "ppo", "rto", "dpo-random-labels")}
+    samples = {name: bench.measure(models[name], each=plan.texts) for name in ("sft", "dpo", "ppo", "rto")}
+    story.seconds["sft"] += story.seconds.pop("sft-copy", 0.0)
+    methods = {name: found.row(seconds=story.seconds[name]) for name, found in samples.items()}
+    search = bench.search(models["dpo"], n=plan.best_of, width=plan.width, count=plan.search_prompts)
+    ceiling = bench.ceiling(prompts=plan.ceiling_prompts, each=plan.ceiling_samples)
+    for row in (*methods.values(), *search.values()):
+        top = reward_at(ceiling, row["kl"])
+        if top is not None:
+            row["ceiling"], row["ceiling_se"] = top
+    found: dict[str, Any] = {"methods": methods, "search": search}
+    for key, name in (("credit_auc", "dpo"), ("credit_auc_random_labels", "dpo-random-labels")):
+        area, rows = bench.credit(models[name], samples["sft"].rollouts, beta=plan.beta_dpo)
+        found |= {key: area.auc, f"{key}_interval": [area.low, area.high]}
+        found[f"{key}_counts"] = {"wrong": area.positives, "other_slots": area.negatives}
+        write_rows(story.out / f"credit_{name}.jsonl", rows[: 40 * plan.texts : plan.texts])
+    judge = load.reward_model(story.model("reward-model"))
+    policies = {name: models[name] for name in ("dpo", "dpo-random-labels")}
+    found["heldout_accuracy"] = bench.preferences(story.file("heldout_pairs.jsonl"), policies, judge_model=judge)
+    difference = gap(samples["rto"], samples["ppo"])
+    found["rto_minus_ppo"] = {"reward": difference.mean, "reward_se": difference.se}
+    found["ceiling"] = [asdict(point) for point in ceiling]
+    story.seconds["measuring"] = time.monotonic() - start
+    found |= {"stages": story.seconds, "settings": {"seed": story.seed, "scale": story.scale, **asdict(plan)}}
+    return found
+
+
+def _tell(story: Story, summary: dict[str, Any]) -> str:
+    """Write summary.json and the page; the words for the terminal."""
+    from tokenward.demo_words import notes, table
+    from tokenward.report.page import write_page
+    from tokenward.runlog import write_json
+
+    summary["notes"] = notes(summary)
+    write_json(story.out / "summary.json", summary)
+    runs = ["sft", "dpo", "dpo-random-labels", "reward-model", "ppo", "rto"]
+    folders = [story.out, *(story.out / run for run in runs)]
+    path = write_page(folders, story.out / "report.html", title="tokenward demo: the built-in world")
+    lines = [table(summary), "", *summary["notes"], "", f"report: {path}", f"numbers: {story.out / 'summary.json'}"]
+    return "\n".join(lines)
