@@ -12,6 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from tests.tiny import BOS, EOS, PAD, VOCABULARY, tiny
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
+from tokenward.lab.tree import grow
 from tokenward.models.load import scorer
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n, kl_bound, sample
@@ -177,6 +178,55 @@ def test_the_kl_of_best_of_n_is_below_its_bound():
 def test_what_cannot_be_searched_is_said(call, message):
     with pytest.raises(InputError, match=message):
         call(Tree(reference=False))
+
+
+# --- the lab's tree ----------------------------------------------------------------------------------------------
+
+
+class Lab:
+    """A prompt of a lab tree under a policy's and a reference's law; states are ("at", s) and ("leaf", l)."""
+
+    def __init__(self, tree, policy, reference):
+        self.tree = tree
+        self.policy, self.reference = (tree.conditional(law)[0] for law in (policy, reference))
+
+    def root(self, prompt):
+        return ("at", 0)
+
+    def expand(self, states):
+        rows = torch.tensor([number for _, number in states])
+        tokens = torch.arange(self.tree.vocab).expand(len(states), self.tree.vocab)
+        return Moves(tokens, self.policy[rows], self.reference[rows], forwarded=len(states))
+
+    def child(self, state, token):
+        leaf = int(self.tree.leaf[state[1], token])
+        return ("leaf", leaf) if leaf >= 0 else ("at", int(self.tree.child[state[1], token]))
+
+    def terminal(self, state):
+        return state[0] == "leaf"
+
+    def score(self, states):
+        return [0.0 for _ in states]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beams_on_the_lab_tree_of_the_boltzmann_policy(seed):
+    """π^τ ∝ π_ref·exp(r/τ): by likelihood the exhaustive beam finds argmax r + τ log π_ref, by implicit reward argmax r.
+
+    Rafailov et al. 2024, §4.3 (theory: likelihood search is value-guided search for the conservative reward).
+    """
+    tau, tree = 0.5, grow(vocab=3, horizon=3, eos=0)
+    random = torch.Generator().manual_seed(seed)
+    reward, noise = torch.randn(2, 1, tree.leaves, generator=random, dtype=torch.float64)
+    reference = (2 * noise).softmax(-1)
+    optimum = (reference.log() + reward / tau).softmax(-1)
+    lab = Lab(tree, optimum, reference)
+    (likely,) = beam_search(lab, ["p"], width=tree.leaves).found
+    (best,) = beam_search(lab, ["p"], width=tree.leaves, by="implicit", beta=tau).found
+    assert likely.path.state == ("leaf", int((reward + tau * reference.log()).argmax()))
+    assert best.path.state == ("leaf", int(reward.argmax()))
+    log_z = float((reference * (reward / tau).exp()).sum().log())
+    assert best.score == pytest.approx(float(reward.max()) - tau * log_z, abs=1e-9)  # r − τ log Z: the implicit reward
 
 
 # --- language models ---------------------------------------------------------------------------------------------

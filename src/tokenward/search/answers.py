@@ -46,9 +46,9 @@ def answers(
 ) -> Iterator[Record]:
     """One record per text: {"prompt", "completion", "tokens", "finish", "logp", "score"}, in the prompts' order.
 
-    `n`: samples of a prompt (absent: 1), samples to choose from (absent: 8) or width of the beam (absent: 4). `by`: what
-    best-of-n (absent: reward) and beam (absent: likelihood) rank by; implicit is β Σ log π/π_ref. `limit`: the first so
-    many prompts. temperature, top_k and top_p belong to sample.
+    `n`: samples of a prompt (absent: 1), samples to choose from (absent: 8), or width of the beam (absent: 4). `by`:
+    what best-of-n (absent: reward) and beam (absent: likelihood) rank by; implicit is β Σ log π/π_ref. `limit`: the
+    first so many prompts. temperature, top_k and top_p belong to sample.
     """
     law = Law(temperature=temperature, top_k=top_k, top_p=top_p)
     _check(strategy, law, by=by, reward=reward, ref=ref)
@@ -56,7 +56,11 @@ def answers(
     policy = load.policy(model, dtype=dtype, device=device)
     judge = None if reward is None else load_reward(reward, tokenizer=tokenizer, dtype=dtype, device=device)
     asked, pad = _prompts(prompts, tokenizer, split=split, context=policy.context, room=max_new_tokens)
-    known = {"end_ids": load.end_ids(policy, tokenizer), "pad_id": pad, "max_new_tokens": max_new_tokens}
+    known: dict[str, Any] = {
+        "end_ids": load.end_ids(policy, tokenizer),
+        "pad_id": pad,
+        "max_new_tokens": max_new_tokens,
+    }
     if strategy == "sample":
         sampler = GenerateSampler(policy, law=law, seed=seed, **known)
         found = _sampled(sampler, asked[:limit], judge, n=n or 1)

@@ -21,6 +21,8 @@ from tokenward.models.forward import Scorer
 from tokenward.models.roles import Roles
 from tokenward.objective.fields import GIVEN_BY
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.rewards import SignalStep
+from tokenward.objective.terms import Term
 from tokenward.recipes import maker
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.rollout.score import reward
@@ -72,7 +74,7 @@ class Run:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        return self.roles.trainable_modules()
+        return dict(self.roles.trainable_modules())
 
 
 def assemble(settings: Settings, runtime: Runtime) -> Run:
@@ -151,7 +153,8 @@ def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
 
 def _asks(recipe: Recipe, field: str) -> str:
     """Which part of the recipe needs a field, and what gives it."""
-    who = " and ".join(sorted({type(p).__name__ for p in (*recipe.steps, *recipe.terms) if field in p.needs}))
+    parts: tuple[SignalStep | Term, ...] = (*recipe.steps, *recipe.terms)
+    who = " and ".join(sorted({type(p).__name__ for p in parts if field in p.needs}))
     return f"{recipe.name}: {who} needs {field}: {GIVEN_BY[field]}"
 
 

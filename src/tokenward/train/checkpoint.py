@@ -32,7 +32,7 @@ class Saved:
 
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -181,11 +181,10 @@ def _fit(value: object, kind: Any) -> tuple[bool, Scalar]:
         return value is None, None
     if isinstance(value, bool) or value is None:
         return False, None
-    parse: Callable[[Any], Scalar] | None = {int: _whole, float: float, str: str}.get(kind)
-    if parse is None or (kind is str and not isinstance(value, str)):
+    if kind not in _PARSERS or (kind is str and not isinstance(value, str)):
         return False, None
     try:
-        return True, parse(value)
+        return True, _PARSERS[kind](value)
     except (TypeError, ValueError):
         return False, None
 
@@ -196,6 +195,9 @@ def _whole(value: object) -> int:
     if number != int(number):
         raise ValueError(value)
     return int(number)
+
+
+_PARSERS: dict[type, Callable[[Any], Scalar]] = {int: _whole, float: float, str: str}
 
 
 def describe(annotation: Any) -> str:
@@ -218,7 +220,9 @@ def make(values: Mapping[str, object]) -> RunConfig:
             found[name] = coerce(name, value, hints[name])
         except InputError as error:
             wrong.append(str(error))
-    unread = {name: "?" for name in REQUIRED if name in values and name not in found}  # named already, not missing
+    unread: dict[str, Any] = {
+        name: "?" for name in REQUIRED if name in values and name not in found
+    }  # named already, not missing
     try:
         config = RunConfig(**found, **unread)
     except InputError as error:

@@ -95,7 +95,7 @@ def load(run: Run, saved: Saved) -> Place:
     """Put a run where its checkpoint was taken."""
     if saved.state["total"] != run.total:
         raise InputError(
-            f"{run.out}: its checkpoint is of a run of {saved.state['total']} updates, the settings give {run.total} now"
+            f"{run.out}: its checkpoint is of a run of {saved.state['total']} updates, the settings give {run.total}"
         )
     run.source.load_state(saved.state["source"])
     return restore(saved, modules=run.modules, optimizer=run.optimizer, device=run.runtime.device)

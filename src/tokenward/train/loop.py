@@ -47,12 +47,13 @@ def train(run: Run, place: Place, *, journal: Journal, stop: StopRequest) -> Non
     while place.update < run.total:
         if place.piece is None:  # otherwise resumed within a batch
             place.piece, place.done = begin(run, place, journal), 0
-        rows = minis(place.piece.batch, recipe=run.recipe, config=run.config, number=place.batches)
+        piece = place.piece
+        rows = minis(piece.batch, recipe=run.recipe, config=run.config, number=place.batches)
         for index in rows[place.done : place.done + run.total - place.update]:
             share = rate(run.config, update=place.update, total=run.total)
             set_rate(run.optimizer, share)
             with journal.timing("update"):
-                outcome = learner.step(place.piece.rows(index))
+                outcome = learner.step(piece.rows(index))
             place.update, place.done = place.update + 1, place.done + 1
             if place.done == len(rows):
                 place.piece = None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -68,11 +68,12 @@ def session(config: RunConfig) -> Iterator[Runtime]:
     runtime = start(config)
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs time and guards against nothing done here
+    memory.fill_uninitialized_memory = False  # it costs time and guards against nothing done here
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     try:
@@ -80,7 +81,7 @@ def session(config: RunConfig) -> Iterator[Runtime]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
 
 
 @final
@@ -122,7 +123,8 @@ def rng_state() -> tuple[dict[str, object], dict[str, Tensor]]:
 
 def set_rng_state(numbers: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
     """Put the global generators back where `rng_state` found them."""
-    version, state, gauss = numbers["python"]  # type: ignore[misc]
+    python: Any = numbers["python"]
+    version, state, gauss = python
     random.setstate((version, tuple(state), gauss))
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():

@@ -33,7 +33,10 @@ class Piece:
     def rows(self, index: Int[Tensor, " R"]) -> Piece:
         """The given rows alone, cut to the longest of them."""
         width = int(self.batch.length[index].max())
-        return Piece(*(take(part, index, width=width) for part in (self.batch, self.frozen, self.signal)))
+        batch, frozen, signal = self.batch, self.frozen, self.signal
+        return Piece(
+            take(batch, index, width=width), take(frozen, index, width=width), take(signal, index, width=width)
+        )
 
 
 @final
