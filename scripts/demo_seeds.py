@@ -29,11 +29,11 @@ def gain(summary: Summary, method: str) -> float:
 
 
 def above_ceiling(summary: Summary) -> float:
-    """The largest excess of a method over the Gibbs ceiling at its KL, in standard errors; −∞ where none is drawn."""
+    """The largest excess of a row over the Gibbs ceiling at its KL, in standard errors; −∞ where none is drawn."""
     excess = [
-        (method["reward"] - method["ceiling"]) / method["reward_se"]
-        for method in [*summary["methods"].values(), *summary["search"].values()]
-        if method.get("ceiling") is not None
+        (row["reward"] - row["ceiling"]) / math.hypot(row["reward_se"], row["ceiling_se"])
+        for row in [*summary["methods"].values(), *summary["search"].values()]
+        if "ceiling" in row
     ]
     return max(excess, default=-math.inf)
 

@@ -19,6 +19,7 @@ from tokenward.errors import RunError
 from tokenward.runlog import read
 from tokenward.train import loop
 from tokenward.train.config import OPTIONS, flag
+from tokenward.train.runtime import Interrupted
 
 Captured = pytest.CaptureFixture[str]
 
@@ -165,7 +166,17 @@ def test_data_that_a_run_refuses_ends_with_2(tmp_path: Path, capsys: Captured) -
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_save_and_tell_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
+def test_what_a_signal_ends_with(
+    number: int, code: int, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise Interrupted("saved", signal=number)
+
+    monkeypatch.setattr(loop, "run", stopped)
+    assert fails(command(tmp_path, "dpo"), code=code, capsys=capsys) == ["saved"]
+
+
+def test_ctrl_c_saves_and_tells_how_to_go_on(tmp_path: Path) -> None:
     words = command(tmp_path, "dpo", updates=100_000, log_every=1, save_every=0)
     source = str(Path(tokenward.__file__).parent.parent)
     process = subprocess.Popen(
@@ -174,10 +185,10 @@ def test_signals_save_and_tell_how_to_go_on(number: int, code: int, tmp_path: Pa
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     assert any(line.startswith("update 3/") for line in process.stdout)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     process.stdout.read()
     error = process.stderr.read()
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=60) == 130
     out = tmp_path / "run"
     (step,) = (out / "checkpoints").iterdir()
     reached = int(step.name.removeprefix("step-"))

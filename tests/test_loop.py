@@ -19,6 +19,7 @@ from tokenward.runlog import read
 from tokenward.train import checkpoint, loop
 from tokenward.train.assemble import Run, assemble
 from tokenward.train.config import RunConfig
+from tokenward.train.progress import progress
 from tokenward.train.runtime import session
 from tokenward.train.schedule import epochs, minis
 from tokenward.train.settings import Settings
@@ -258,6 +259,36 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_leaves_torch_as_it_was(tmp_path: Path) -> None:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    loop.run(replace(runs.config(tmp_path, "dpo", updates=1), threads=2), "dpo", show="nothing")
-    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+    torch.set_num_threads(2)
+    try:
+        loop.run(runs.config(tmp_path, "dpo", updates=1), "dpo", show="nothing")
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (2, False)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_lines_tell_the_first_every_nth_and_the_last_update(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = progress("lines", total=7, done=2, every=3, label="dpo")
+    for number in range(3, 8):
+        shown.update(number, {"loss": 0.5, "kl": 1.25, "other": 3.0})
+    shown.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" · ")[0] for line in lines] == ["update 3/7", "update 6/7", "update 7/7"]
+    assert all("loss 0.5 · kl 1.25 · " in line and line.endswith("0:00 left") for line in lines)
+
+
+def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = progress("auto", total=4, done=0, every=1, label="dpo")
+    shown.say("a line")
+    shown.update(4, {"loss": 0.5})
+    shown.close()
+    told = capsys.readouterr()
+    assert not told.out and "a line" in told.err and "4/4" in told.err and "loss 0.5" in told.err
+
+
+def test_nothing_is_said_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = runs.config(tmp_path, "dpo", updates=2)
+    capsys.readouterr()
+    loop.run(config, "dpo", show="nothing")
+    assert capsys.readouterr() == ("", "")

@@ -87,7 +87,7 @@ def test_resumed_is_straight_bit_for_bit(
     straight: tuple[str, RunConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name, config = straight
-    for update in (0, 1, 2, 4, 7):
+    for update in (0, 2, 5):  # before any checkpoint, within a batch of rto, at another place of one
         again = replace(config, out=str(tmp_path / f"killed-{update}"))
         killed_after(update, again, name, monkeypatch)
         torch.manual_seed(update)  # the surroundings of the second process are not those of the first

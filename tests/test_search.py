@@ -211,9 +211,9 @@ class Lab:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_beams_on_the_lab_tree_of_the_boltzmann_policy(seed):
-    """π^τ ∝ π_ref·exp(r/τ): by likelihood the exhaustive beam finds argmax r + τ log π_ref, by implicit reward argmax r.
+    """π^τ ∝ π_ref·exp(r/τ): the widest beam finds argmax r + τ log π_ref by likelihood, argmax r by implicit reward.
 
-    Rafailov et al. 2024, §4.3 (theory: likelihood search is value-guided search for the conservative reward).
+    Likelihood search is value-guided search for the conservative reward (Rafailov et al. 2024, §4.3).
     """
     tau, tree = 0.5, grow(vocab=3, horizon=3, eos=0)
     random = torch.Generator().manual_seed(seed)

@@ -8,51 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from tokenward.demo_plan import Plan
 from tokenward.errors import InputError
 
 HERE = "demo.json"  # marks a directory as the demo's own, so that it may be made anew
-RTO_BETA_GUIDE_MOST = 1.0  # β_guide ≤ β_kl: beyond, RTO extrapolates its guide and collapses
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """Sizes and settings of the demo at scale 1; `scale` multiplies the updates of every stage."""
-
-    train_prompts: int = 1200
-    held_prompts: int = 256
-    pair_samples: int = 16  # SFT samples of each of `pair_prompts` prompts, two to a pair
-    pair_prompts: int = 500
-    texts: int = 4  # of each held-out prompt, for the table
-    search_prompts: int = 96
-    best_of: int = 8
-    width: int = 4
-    ceiling_prompts: int = 24
-    ceiling_samples: int = 400
-    beta_dpo: float = 0.1
-    beta_kl: float = 0.1
-    beta_guide: float = 0.05
-    dpo: Mapping[str, object] = field(
-        default_factory=lambda: {
-            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
-        }
-    )  # fmt: skip
-    reward_model: Mapping[str, object] = field(
-        default_factory=lambda: {
-            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
-        }
-    )  # fmt: skip
-    online: Mapping[str, object] = field(
-        default_factory=lambda: {
-            "updates": 160, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
-            "critic_learning_rate": 1e-3, "critic": "own", "schedule": "linear", "warmup_updates": 5,
-        }
-    )  # fmt: skip
 
 
 @final
@@ -89,8 +54,9 @@ class Story:
         warmup = min(int(str(settings.get("warmup_updates", 0))), updates // 2)
         config = make(
             {
-                "micro_tokens": 16384, "save_every": 0, "seed": self.seed, "device": "cpu", "log_every": 1000,
-                **settings, "updates": updates, "warmup_updates": warmup, "out": str(self.out / name),
+                "micro_tokens": 16384, "save_every": 0, "seed": self.seed, "device": "cpu", "threads": 1,
+                "log_every": 1000, **settings, "updates": updates, "warmup_updates": warmup,
+                "out": str(self.out / name),
             }
         )  # fmt: skip
         print(f"{name}: {recipe}, {updates} updates", flush=True)
@@ -105,18 +71,32 @@ def demo(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0, plan: Pla
             f"scale multiplies the updates of every stage: give a number above 0 and at most 10, got {scale}"
         )
     start = time.monotonic()
-    story = Story(_claim(Path(out)), seed, scale, plan or Plan())
-    _build_world(story)
-    _supervise(story)
-    _label(story)
-    _prefer(story)
-    _reinforce(story)
-    summary = _measure(story)
+    story = Story(claimed(Path(out)), seed, scale, plan or Plan())
+    with _one_thread():
+        _build_world(story)
+        _supervise(story)
+        _label(story)
+        _prefer(story)
+        _reinforce(story)
+        summary = _measure(story)
     summary["seconds"] = time.monotonic() - start
     return _tell(story, summary)
 
 
-def _claim(out: Path) -> Path:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread: models this small gain little from a second, and lose much where the machine is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def claimed(out: Path) -> Path:
     """An empty directory; one that an earlier demo made is emptied, any other with something in it is refused."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out = {out} is a file: give another --out")
@@ -216,12 +196,10 @@ def _prefer(story: Story) -> None:
 
 
 def _reinforce(story: Story) -> None:
-    """PPO and RTO on the reward model: the same settings, budget and seed; RTO has the DPO policy as its guide besides."""
+    """PPO and RTO on the reward model: same settings, budget and seed; RTO has the DPO policy as its guide besides."""
     from tokenward.demo_measure import MAX_NEW_TOKENS
 
     plan = story.plan
-    if not plan.beta_guide <= RTO_BETA_GUIDE_MOST * plan.beta_kl:
-        raise InputError(f"β_guide {plan.beta_guide} is above β_kl {plan.beta_kl}: RTO would leave its guide behind")
     settings = {
         **plan.online, "model": story.model("sft"), "data": str(story.file("prompts.jsonl")),
         "reward": story.model("reward-model"), "max_new_tokens": MAX_NEW_TOKENS,
@@ -245,7 +223,8 @@ def _measure(story: Story) -> dict[str, Any]:
     samples = {name: bench.measure(models[name], each=plan.texts) for name in ("sft", "dpo", "ppo", "rto")}
     story.seconds["sft"] += story.seconds.pop("sft-copy", 0.0)
     methods = {name: found.row(seconds=story.seconds[name]) for name, found in samples.items()}
-    search = bench.search(models["dpo"], n=plan.best_of, width=plan.width, count=plan.search_prompts)
+    judge = load.reward_model(story.model("reward-model"))
+    search = bench.search(models["dpo"], judge=judge, n=plan.best_of, width=plan.width, count=plan.search_prompts)
     ceiling = bench.ceiling(prompts=plan.ceiling_prompts, each=plan.ceiling_samples)
     for row in (*methods.values(), *search.values()):
         top = reward_at(ceiling, row["kl"])
@@ -257,7 +236,6 @@ def _measure(story: Story) -> dict[str, Any]:
         found |= {key: area.auc, f"{key}_interval": [area.low, area.high]}
         found[f"{key}_counts"] = {"wrong": area.positives, "other_slots": area.negatives}
         write_rows(story.out / f"credit_{name}.jsonl", rows[: 40 * plan.texts : plan.texts])
-    judge = load.reward_model(story.model("reward-model"))
     policies = {name: models[name] for name in ("dpo", "dpo-random-labels")}
     found["heldout_accuracy"] = bench.preferences(story.file("heldout_pairs.jsonl"), policies, judge_model=judge)
     difference = gap(samples["rto"], samples["ppo"])
@@ -270,10 +248,12 @@ def _measure(story: Story) -> dict[str, Any]:
 
 def _tell(story: Story, summary: dict[str, Any]) -> str:
     """Write summary.json and the page; the words for the terminal."""
-    from tokenward.demo_words import notes, table
+    from tokenward.demo_words import LABELS, notes, table
     from tokenward.report.page import write_page
     from tokenward.runlog import write_json
 
+    for name, row in [*summary["methods"].items(), *summary["search"].items()]:
+        row["label"] = LABELS[name]
     summary["notes"] = notes(summary)
     write_json(story.out / "summary.json", summary)
     runs = ["sft", "dpo", "dpo-random-labels", "reward-model", "ppo", "rto"]

@@ -17,11 +17,11 @@ from tokenward.diagnose.intervals import Area, Estimate, estimate
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.rollout.sampler import GenerateSampler
-from tokenward.rollout.score import FunctionReward, completion_text
+from tokenward.rollout.score import FunctionReward, ModelReward, completion_text
 from tokenward.search.beam import beam_search
-from tokenward.search.best_of_n import best_of_n, kl_bound
+from tokenward.search.best_of_n import Best, best_of_n, kl_bound
 from tokenward.search.language import LanguageProblem, Text, rollout
-from tokenward.search.problem import Answer, By
+from tokenward.search.problem import Answer
 from tokenward.types import Rollout
 
 MAX_NEW_TOKENS = 40
@@ -82,27 +82,27 @@ class Bench:
         numbers = completions(rollouts, policy=policy, reference=self.reference, pad_id=self.pad).numbers
         return Samples(rollouts, numbers)
 
-    def search(self, policy: Scorer, *, n: int, width: int, count: int) -> dict[str, dict[str, float]]:
+    def search(self, policy: Scorer, *, judge: Scorer, n: int, width: int, count: int) -> dict[str, dict[str, Any]]:
         """Best of n and beam search with a policy on the first `count` held-out prompts.
 
-        The KL of best of n is an upper bound: Σ log π/π_sft of what was chosen + log n − (n−1)/n. A beam writes one text,
-        so its KL is −log π_sft of it, exactly.
+        Best of n chooses by the reward model's score, and from the same samples by the policy's implicit reward. Its KL
+        is an upper bound: Σ log π/π_sft of what was chosen + log n − (n−1)/n. A beam writes one text, so its KL is
+        −log π_sft of it, exactly.
         """
+        reward = ModelReward(judge, name="reward-model")
         problem = LanguageProblem(
-            policy, end_ids=self.ends, pad_id=self.pad, max_new_tokens=MAX_NEW_TOKENS, reference=self.reference
-        )
-        prompts = self.prompts[:count]
-        best = best_of_n(problem, prompts, n=n, by="implicit", seed=self.seed + 2)
-        beams: dict[str, By] = {"beam": "likelihood", "beam_implicit": "implicit"}
-        narrow = LanguageProblem(
             policy, end_ids=self.ends, pad_id=self.pad, max_new_tokens=MAX_NEW_TOKENS, reference=self.reference,
-            branch=2 * width,
+            reward=reward,
         )  # fmt: skip
-        found = {"best_of_n": self._searched(best, extra=kl_bound(n), sampled=True)}
-        for name, by in beams.items():
-            answer = beam_search(narrow, prompts, width=width, by=by)
-            found[name] = self._searched(answer, extra=0.0, sampled=False)
-        return found
+        prompts = self.prompts[:count]
+        ranks: dict[str, Best] = {"best_of_n": "reward", "best_of_n_implicit": "implicit"}
+        found = {
+            name: self._searched(
+                best_of_n(problem, prompts, n=n, by=by, seed=self.seed + 2), extra=kl_bound(n), sampled=True
+            )
+            for name, by in ranks.items()
+        }
+        return found | {"beam": self._searched(beam_search(problem, prompts, width=width), extra=0.0, sampled=False)}
 
     def _searched(self, answer: Answer[Text], *, extra: float, sampled: bool) -> dict[str, float]:
         paths = [found.path for found in answer.found]
@@ -116,10 +116,10 @@ class Bench:
         }  # fmt: skip
 
     def credit(self, policy: Scorer, texts: Sequence[Rollout], *, beta: float) -> tuple[Area, list[Credited]]:
-        """How well a policy's implicit advantage finds the wrong tokens of SFT texts, and the texts with their credit."""
+        """How well a policy's implicit advantage finds wrong tokens of SFT texts, and the texts with their credit."""
         kept, kinds, slots = [], [], []
         for text in texts:
-            marks = self._marks(text)
+            marks = self.marks(text)
             if marks is not None:
                 kept.append(text)
                 kinds.append(marks[0])
@@ -133,7 +133,7 @@ class Bench:
         ]
         return area, rows
 
-    def _marks(self, text: Rollout) -> tuple[tuple[str, ...], tuple[bool, ...]] | None:
+    def marks(self, text: Rollout) -> tuple[tuple[str, ...], tuple[bool, ...]] | None:
         """(kind of error, whether the world could err) of each token; None where words are not tokens one to one."""
         words = world.words_of(completion_text(self.tokenizer, text.prompt_tokens, text.response_tokens))
         truth = world.truth(self.named[text.prompt_id].text, words)
@@ -149,7 +149,7 @@ class Bench:
         return ceiling([rewards[i : i + each] for i in range(0, len(rewards), each)])
 
     def preferences(self, path: Path, models: Mapping[str, Scorer], *, judge_model: Scorer) -> dict[str, Any]:
-        """Held-out preference accuracy of policies (implicit reward) and of a reward model, beside "the longer wins"."""
+        """Held-out preference accuracy of policies (implicit reward) and a reward model, beside "the longer wins"."""
         data = dataset.load(str(path), tokenizer=self.tokenizer, kind="pairs")
         pairs = [example for example in data.examples if isinstance(example, Pair)]
         named: dict[str, tuple[Scorer, Scorer | None]] = {name: (m, self.reference) for name, m in models.items()}

@@ -9,8 +9,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 LABELS = {
-    "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "rto": "RTO", "best_of_n": "best of n (DPO)",
-    "beam": "beam, likelihood (DPO)", "beam_implicit": "beam, implicit reward (DPO)",
+    "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "rto": "RTO", "best_of_n": "DPO, best of n by reward model",
+    "best_of_n_implicit": "DPO, best of n by implicit reward", "beam": "DPO, beam by likelihood",
 }  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def notes(summary: Row) -> list[str]:
     found.append(_ceiling(methods, search, summary["ceiling"], plan))
     span = " to ".join(f"{x:.2f}" for x in summary["credit_auc_interval"])
     found.append(
-        f"DPO's implicit advantage finds wrong tokens with AUC {summary['credit_auc']:.3f} (95 % interval {span}), the same "
-        f"DPO on random labels with {summary['credit_auc_random_labels']:.3f}."
+        f"DPO's implicit advantage finds wrong tokens with AUC {summary['credit_auc']:.3f} (95 % interval {span}), the "
+        f"same DPO on random labels with {summary['credit_auc_random_labels']:.3f}."
     )
     accuracy = summary["heldout_accuracy"]
     found.append(
@@ -89,8 +89,9 @@ def _rto(summary: Row) -> str:
     ppo, rto = summary["methods"]["ppo"], summary["methods"]["rto"]
     plan = summary["settings"]
     return (
-        f"RTO (β_guide {plan['beta_guide']:g}, β_kl {plan['beta_kl']:g}) is {compared(gain, error)} PPO at the same tuning "
-        f"and budget ({gain:+.2f} ± {error:.2f} on the same prompts), at KL {rto['kl']:.1f} against {ppo['kl']:.1f}."
+        f"RTO (β_guide {plan['beta_guide']:g}, β_kl {plan['beta_kl']:g}) is {compared(gain, error)} PPO at the same "
+        f"tuning and budget ({gain:+.2f} ± {error:.2f} on the same prompts), at KL {rto['kl']:.1f} against "
+        f"{ppo['kl']:.1f}."
     )
 
 
@@ -116,6 +117,6 @@ def _ceiling(methods: Mapping[str, Row], search: Mapping[str, Row], points: list
     seen = f"{', '.join(over)} above it by more than two standard errors" if over else "nothing above it"
     beyond = "" if under else "; every method is further from SFT than that"
     return (
-        f"Gibbs ceiling: {reach} ({plan['ceiling_samples']} SFT samples of each of {plan['ceiling_prompts']} prompts, at "
-        f"least 50 effective for the poorest); {seen}{beyond}."
+        f"Gibbs ceiling: {reach} ({plan['ceiling_samples']} SFT samples of each of {plan['ceiling_prompts']} prompts, "
+        f"at least 50 effective for the poorest); {seen}{beyond}."
     )

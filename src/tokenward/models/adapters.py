@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,8 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, targets: tuple[str, .
         task_type="CAUSAL_LM",
     )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft reads names that transformers is renaming
             torch.manual_seed(seed)
             wrapped = peft.get_peft_model(model, config)
     except ValueError as error:

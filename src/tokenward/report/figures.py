@@ -90,10 +90,15 @@ def frontier(
         axes.errorbar(
             x, y, xerr=2 * (number(row.get("kl_se")) or 0.0), yerr=2 * (number(row.get("reward_se")) or 0.0),
             fmt=MARKERS[index % len(MARKERS)], color=COLORS[index % len(COLORS)], markersize=6, capsize=2,
-            markerfacecolor="white" if name in (search or {}) else None, label=name.replace("_", " "),
+            markerfacecolor="white" if name in (search or {}) else None, label=label(name, row),
         )  # fmt: skip
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _svg(figure)
+
+
+def label(name: str, row: Mapping[str, Any]) -> str:
+    """How a row of a summary is called: by its `label`, or by its key."""
+    return str(row.get("label", name.replace("_", " ")))
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -20,7 +20,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
-p.note, figcaption { color: #555; font-size: .9rem; max-width: 48rem; }
+figcaption { color: #555; font-size: .9rem; max-width: 48rem; } ul { padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
@@ -84,9 +84,8 @@ def _result(result: ResultRecord) -> list[str]:
     """The sections of one result directory: table, frontier, search, credit."""
     summary = result.summary
     methods, search = _objects(summary.get("methods")), _objects(summary.get("search"))
-    body: list[str] = []
-    for line in summary.get("notes", []):
-        body.append(f'<p class="note">{escape(str(line))}</p>')
+    lines = "".join(f"<li>{escape(str(line))}</li>" for line in summary.get("notes", []))
+    body = [f"<ul>{lines}</ul>"] if lines else []
     if methods:
         body += ["<h2>Methods</h2>", _table(*_method_rows(methods))]
         points = [point for point in summary.get("ceiling", []) if isinstance(point, dict)]
@@ -166,7 +165,7 @@ def _method_rows(methods: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], l
     columns = [key for key in METHOD_COLUMNS if any(number(row.get(key)) is not None for row in methods.values())]
     rows = []
     for name, row in methods.items():
-        cells = [escape(name.replace("_", " "))]
+        cells = [escape(figures.label(name, row))]
         for key in columns:
             _, error, digits = METHOD_COLUMNS[key]
             cells.append(_cell(number(row.get(key)), number(row.get(error)) if error else None, digits))

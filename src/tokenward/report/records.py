@@ -130,5 +130,7 @@ def _result(path: Path) -> ResultRecord:
             raise InputError(f"{file}: not JSON: {error}") from error
         if not isinstance(summary, dict):
             raise InputError(f"{file}: must be a JSON object, got {type(summary).__name__}")
-    texts = {file.stem: tuple(read_rows(file)) for file in sorted(path.glob("credit*.jsonl"))}
+    texts = {
+        file.stem: tuple(read_rows(file)) for file in sorted(path.glob("credit*.jsonl"), key=lambda file: file.stem)
+    }
     return ResultRecord(path.resolve().name, summary, texts)

@@ -62,8 +62,7 @@ def answers(
         "max_new_tokens": max_new_tokens,
     }
     if strategy == "sample":
-        sampler = GenerateSampler(policy, law=law, seed=seed, **known)
-        found = _sampled(sampler, asked[:limit], judge, n=n or 1)
+        found = _sampled(GenerateSampler(policy, law=law, seed=seed, **known), asked[:limit], judge, n=n or 1)
     else:
         reference = None if ref is None else load.policy(ref, dtype=dtype, device=device)
         problem = LanguageProblem(policy, reference=reference, reward=judge, **known)

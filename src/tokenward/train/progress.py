@@ -72,23 +72,23 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = ("{task.description}", BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=Console(stderr=True))
         self._task = self._bar.add_task(label, total=total, completed=done, numbers="")
         self._bar.start()
 
     def say(self, line: str) -> None:
-        self._bar.console.print(line, highlight=False, markup=False)
+        self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, number: int, event: Mapping[str, object]) -> None:
-        self._bar.update(self._task, completed=number, numbers=_numbers(event))
+        self._bar.update(self._task, completed=number, numbers=_numbers(event, most=2))
 
     def close(self) -> None:
         self._bar.stop()
 
 
-def _numbers(event: Mapping[str, object]) -> str:
-    pairs = [(name, event[name]) for name in SHOWN if name in event]
+def _numbers(event: Mapping[str, object], *, most: int = len(SHOWN)) -> str:
+    pairs = [(name, event[name]) for name in SHOWN if name in event][:most]
     return " · ".join(f"{name} {value:.4g}" for name, value in pairs if isinstance(value, int | float))
 
 
