@@ -86,11 +86,11 @@ def test_a_failed_run_ends_with_1(tmp_path: Path, capsys: Captured, monkeypatch:
     def fail(*args: object, **kwargs: object) -> None:
         raise RunError("the loss is NaN")
 
-    monkeypatch.setattr(loop, "run", fail)
+    monkeypatch.setattr(loop, "train", fail)
     assert fails(command(tmp_path, "dpo"), code=1, capsys=capsys) == ["the loss is NaN"]
     monkeypatch.setenv("TOKENWARD_DEBUG", "1")
     with pytest.raises(RunError):
-        main(command(tmp_path, "dpo"))
+        main(command(tmp_path, "dpo", out=tmp_path / "other"))
 
 
 def test_train_then_everything_that_reads_a_run(tmp_path: Path, capsys: Captured) -> None:
@@ -172,7 +172,7 @@ def test_what_a_signal_ends_with(
     def stopped(*args: object, **kwargs: object) -> None:
         raise Interrupted("saved", signal=number)
 
-    monkeypatch.setattr(loop, "run", stopped)
+    monkeypatch.setattr(loop, "train", stopped)
     assert fails(command(tmp_path, "dpo"), code=code, capsys=capsys) == ["saved"]
 
 

@@ -100,7 +100,6 @@ PROMPTS = [Prompt(i, (BOS, 3 + i), f"w{3 + i}") for i in range(4)]
 
 class Length:
     def score(self, rollouts, prompts):
-        from dataclasses import replace
 
         return [
             replace(r, score=float(len(r.response_tokens)), parts={"first": float(r.response_tokens[0])})

@@ -16,7 +16,7 @@ from tokenward.errors import InputError, RunError
 from tokenward.recipes import RECIPES, build
 from tokenward.rollout.sampler import GenerateSampler
 from tokenward.runlog import read
-from tokenward.train import checkpoint, loop
+from tokenward.train import checkpoint, loop, opened
 from tokenward.train.assemble import Run, assemble
 from tokenward.train.config import RunConfig
 from tokenward.train.progress import progress
@@ -58,9 +58,9 @@ def gradient(config: RunConfig, name: str, *, micro_tokens: int) -> tuple[int, t
         learner = Learner(
             run.recipe, roles=run.roles, optimizer=run.optimizer, runtime=runtime, config=config
         )  # fmt: skip
-        calls: list[Piece] = []
-        plain = learner.backward
-        learner.backward = lambda piece, *rest: (calls.append(piece), plain(piece, *rest))[1]  # type: ignore[method-assign]
+        calls: list[object] = []
+        plain = run.roles.current
+        run.roles.current = lambda *given: (calls.append(given), plain(*given))[1]  # type: ignore[method-assign]
         learner.step(piece.rows(minis(batch, recipe=run.recipe, config=config, number=1)[0]))
         found = [p.grad.flatten() for m in run.modules.values() for p in m.parameters() if p.grad is not None]
         return len(calls), torch.cat(found)
@@ -170,7 +170,7 @@ def test_a_reference_that_is_not_the_start_is_noticed(tmp_path: Path, monkeypatc
             run.roles.reference.lm_head.weight[5] += 0.1  # type: ignore[union-attr]
         return run
 
-    monkeypatch.setattr(loop, "assemble", other)
+    monkeypatch.setattr(opened, "assemble", other)
     with pytest.raises(RunError, match=r"the policy differs from its reference \(model\) by .* more than rounding"):
         loop.run(runs.config(tmp_path, "dpo", updates=1), "dpo", show="nothing")
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as stop:  # a run that was saved says so, and which signal it was
-        print(f"tokenward: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"tokenward: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 0 if getattr(stop, "signal", None) == signal.SIGTERM else 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read the output (`| head`) has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,13 +81,16 @@ def train(words: list[str]) -> int:
         print(keywords_help(_maker(alone[0]), title="recipe") if alone else "Add RECIPE for its own flags.")
         print(options_help())
         return 0
+    from tokenward.train import loop, opened
+
     from_dir, config, back = (flags.pop(name, None) for name in ("from", "config", "resume"))
     if len(alone) > 1:
         raise InputError(f"train takes one RECIPE, got {' '.join(alone)}")
     if back is not None:
         if alone or flags or from_dir or config:
             raise InputError("--resume RUN_DIR goes on with the run as it was: give no recipe and no other flag")
-        return _told(_loop().resume(Path(back)))
+        with opened.resumed(Path(back)) as live:
+            return _told(loop.train(live))
     if from_dir is not None and config is not None:
         raise InputError("--from and --config both give the settings: give one")
     file = {} if config is None else read_file(config)
@@ -99,7 +102,8 @@ def train(words: list[str]) -> int:
     if not name:
         raise InputError("train needs a RECIPE: `tokenward recipes` lists them")
     made = resolve(recipe=name, function=_maker(name), file=file, flags=flags)
-    return _told(_loop().run(made.config, made.recipe, keywords=made.keywords))
+    with opened.fresh(made.config, made.recipe, keywords=made.keywords) as live:
+        return _told(loop.train(live))
 
 
 def _told(result: Any) -> int:
@@ -261,12 +265,6 @@ def _call(work: Callable[..., Any], words: list[str], *, of: str) -> Any:
     if alone:
         raise InputError(f"{of} takes flags only, got {' '.join(alone)}")
     return work(**arguments(work, flags, of=of))
-
-
-def _loop() -> Any:
-    from tokenward.train import loop
-
-    return loop
 
 
 def _maker(name: str) -> Callable[..., Any]:

@@ -24,23 +24,24 @@ class Plan:
     width: int = 4
     ceiling_prompts: int = 24
     ceiling_samples: int = 400
-    beta_dpo: float = 0.1
+    beta_dpo: float = 0.3
     beta_kl: float = 0.1
-    beta_guide: float = 0.05
+    beta_guide: float = 0.1
     dpo: Mapping[str, object] = field(
         default_factory=lambda: {
             "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
         }
     )  # fmt: skip
-    reward_model: Mapping[str, object] = field(
+    reward_model: Mapping[str, object] = field(  # a head that starts at zero, and errors it must learn to notice
         default_factory=lambda: {
-            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
+            "updates": 800, "rows_per_update": 16, "learning_rate": 1.5e-3, "critic_learning_rate": 3e-2,
+            "warmup_updates": 10, "schedule": "cosine", "adam_beta2": 0.95,
         }
     )  # fmt: skip
-    online: Mapping[str, object] = field(
+    online: Mapping[str, object] = field(  # of PPO and RTO alike
         default_factory=lambda: {
-            "updates": 160, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
-            "critic_learning_rate": 1e-3, "critic": "own", "schedule": "linear", "warmup_updates": 5,
+            "updates": 128, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
+            "critic_learning_rate": 1e-3, "critic": "own", "warmup_updates": 5, "schedule": "linear",
         }
     )  # fmt: skip
 

@@ -26,7 +26,9 @@ _SHAPES: dict[str, str] = {
     **dict.fromkeys(("entropy", "kl_ref", "advantage", "returns"), "B T"),
     **dict.fromkeys(("length", "group", "weight", "score", "label", "origin", "finish", "version"), "B"),
     **dict.fromkeys(("normalizer", "group_size", "model_score", "point"), "B"),
-    "pairs": "P 2", "pair_weight": "P", "pair_target": "P",
+    "pairs": "P 2",
+    "pair_weight": "P",
+    "pair_target": "P",
 }
 
 

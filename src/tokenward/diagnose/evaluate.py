@@ -79,6 +79,7 @@ def evaluate(
     context = max_tokens or policy.context
     found = dataset.survey(data, tokenizer=tokenizer, asked_by="eval", split=split, limits=Limits(max_tokens=context))
     reference = None if ref is None else load.policy(ref, dtype=dtype, device=device)
+    pad = found.encoder.pad
     pairs = [example for example in found.examples if isinstance(example, Pair)]
     prompts = [example for example in found.examples if isinstance(example, Prompt)]
     if pairs:
@@ -86,9 +87,7 @@ def evaluate(
             raise InputError(
                 f"{data} holds pairs: the implicit reward of {model} compares with a reference; give --ref"
             )
-        return preferences(
-            pairs, model=policy, reference=None if scores else reference, beta=beta, pad_id=found.encoder.pad
-        )
+        return preferences(pairs, model=policy, reference=None if scores else reference, beta=beta, pad_id=pad)
     if not prompts:
         raise InputError(f"{data} holds {found.schema.kind}; eval reads pairs, or prompts that the model answers")
     if scores:
@@ -96,14 +95,14 @@ def evaluate(
     sampler = GenerateSampler(
         policy,
         end_ids=load.end_ids(policy, tokenizer),
-        pad_id=found.encoder.pad,
+        pad_id=pad,
         max_new_tokens=max_new_tokens,
         law=Law(temperature=temperature),
         seed=seed,
     )
     judge = None if reward is None else load_reward(reward, tokenizer=tokenizer, dtype=dtype, device=device)
     rollouts = sample(sampler, prompts, samples=samples, reward=judge)
-    return completions(rollouts, policy=policy, reference=reference, pad_id=found.encoder.pad, temperature=temperature)
+    return completions(rollouts, policy=policy, reference=reference, pad_id=pad, temperature=temperature)
 
 
 def sample(

@@ -17,18 +17,23 @@ _FLAT = 1e-12  # curvature, relative to the largest, that counts as none: gauge 
 
 
 def minimize(problem: Problem) -> tuple[float, int]:
-    """L-BFGS on the value with restarts, then Newton steps; the largest slope left, and the evaluations spent."""
+    """L-BFGS on the value, then Newton steps, again if need be; the largest slope left, and the evaluations spent.
+
+    Too many parameters for Newton: L-BFGS alone, restarted as long as that helps.
+    """
     best, steps = _largest(problem.gradient()), 0
     small = sum(parameter.numel() for parameter in problem.parameters) <= _MOST_FOR_NEWTON
-    for _ in range(4):
+    idle = 0
+    while best > _ENOUGH and idle < (2 if small else 6) and steps < 4000:
         before = best
-        best, spent = _lbfgs_with_restarts(problem, best)
-        steps += spent
+        steps += _lbfgs(problem, until=max(_ENOUGH, 1e-3 * best) if small and steps == 0 else _ENOUGH)
+        best = _largest(problem.gradient())
         if small and best > _ENOUGH:
             best, spent = _newton(problem, best)
             steps += spent
-        if best <= CONVERGED or not best <= 0.1 * before:
-            break
+            if best <= CONVERGED:
+                break
+        idle = idle + 1 if not best <= 0.5 * before else 0
     return best, steps
 
 
@@ -55,24 +60,12 @@ def iterate(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float,
     return residual, steps
 
 
-def _lbfgs_with_restarts(problem: Problem, residual: float) -> tuple[float, int]:
-    steps = idle = 0
-    for _ in range(20):
-        if residual <= _ENOUGH or idle >= 2:
-            break
-        steps += _lbfgs(problem)
-        now = _largest(problem.gradient())
-        idle = idle + 1 if not now <= 0.5 * residual else 0
-        residual = now
-    return residual, steps
-
-
-def _lbfgs(problem: Problem) -> int:
+def _lbfgs(problem: Problem, *, until: float) -> int:
     optimizer = torch.optim.LBFGS(
         problem.parameters,
         max_iter=100,
         history_size=50,
-        tolerance_grad=_ENOUGH,
+        tolerance_grad=until,
         tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )
@@ -92,19 +85,21 @@ def _lbfgs(problem: Problem) -> int:
 
 
 def _newton(problem: Problem, residual: float) -> tuple[float, int]:
-    """Newton steps on |curvature|, halved until the largest slope falls; they give the digits that L-BFGS cannot.
+    """Newton steps on |curvature|, halved until the value or the largest slope falls; the evaluations they took.
 
-    Its line search compares values, which are flat to the last digit long before slopes are.
+    They give the digits that L-BFGS cannot: its line search compares values, flat to the last digit long before slopes.
     """
     steps = 0
-    while residual > _ENOUGH and steps < 30:
-        steps += 1
-        here = problem.vector()
-        direction = _newton_direction(*problem.gradient_and_hessian())
+    while residual > _ENOUGH and steps < 100:
+        here, value = problem.vector(), float(problem.loss().detach())
+        slope, hessian = problem.gradient_and_hessian()
+        direction = _newton_direction(slope, hessian)
+        steps += 2
         for halvings in range(8):
             problem.move_to(here - 0.5**halvings * direction)
-            now = _largest(problem.gradient())
-            if now < 0.9 * residual:
+            lower, now = float(problem.loss().detach()), _largest(problem.gradient())
+            steps += 1
+            if now < 0.9 * residual or value - lower > 1e-4 * 0.5**halvings * float(slope @ direction) > 1e-13:
                 break
         else:
             problem.move_to(here)

@@ -15,7 +15,7 @@ from tokenward.lab import exact
 from tokenward.lab.graph import balance, consistent
 from tokenward.lab.policy import sampling_law
 from tokenward.lab.prediction import NONE, Prediction, boltzmann
-from tokenward.lab.reading import stream_kind
+from tokenward.lab.reading import passes_through, stream_kind
 from tokenward.lab.world import Prompt, World, all_compared, compared
 from tokenward.objective.links import BernoulliKL, Logistic, NegativeLogLikelihood, Square, SquareMargin
 from tokenward.objective.recipe import Recipe
@@ -28,6 +28,8 @@ def optimum(recipe: Recipe, world: World) -> Prediction:
     if len(recipe.terms) != 1:
         return NONE
     term, kind = recipe.terms[0], stream_kind(recipe)
+    if passes_through(recipe, world):  # π^τ may be the one minimum inside the simplex, but a face of it may be as good
+        return NONE
     if isinstance(term, TokenTerm) and kind == "demos":
         return _demonstrations(term, world)
     if isinstance(term, RowTerm) and kind == "scores":
@@ -69,8 +71,6 @@ def _pairs(term: PairTerm, score: LogRatio, world: World) -> Prediction:
         return _tilted(world, data, world.reward, beta=score.beta, name="boltzmann")
     if isinstance(term.link, SquareMargin) and isinstance(term.target, Won) and anchored:
         return _ipo(term.link.margin / score.beta, term.target.smoothing, world, data)
-    if any(one.crosses_sampler for one in data) and not isinstance(term.link, BernoulliKL):
-        return NONE  # the cross-entropy then rewards pairs that are easy to rank
     wanted = _label_scores(term, data)
     if wanted is None:
         return NONE
@@ -168,11 +168,6 @@ class Comparisons:
     def follows_policy(self) -> bool:
         """Whether the weights of the pairs change with the policy."""
         return self.prompt.pairs == "sampler" and self.prompt.on_policy()
-
-    @property
-    def crosses_sampler(self) -> bool:
-        """Whether the gradient passes through the choice of pairs."""
-        return self.follows_policy and self.prompt.sampler == "policy-through"
 
     @cached_property
     def weight(self) -> Float[Tensor, "L L"]:

@@ -13,6 +13,8 @@ from tokenward.lab.world import World
 from tokenward.objective.recipe import Recipe
 from tokenward.types import Batch, Signal
 
+_TOGETHER = 64  # rows of the Hessian in one backward pass
+
 
 @final
 class Problem:
@@ -80,10 +82,12 @@ class Problem:
         slopes = torch.autograd.grad(self.loss(), self.parameters, create_graph=True)
         flat = torch.cat([slope.flatten() for slope in slopes])
         rows = []
-        for entry in flat:
-            second = torch.autograd.grad(entry, self.parameters, retain_graph=True, materialize_grads=True)
-            rows.append(torch.cat([part.flatten() for part in second]))
-        return flat.detach(), torch.stack(rows)
+        for some in torch.eye(len(flat), dtype=torch.float64).split(_TOGETHER):
+            second = torch.autograd.grad(
+                flat, self.parameters, some, is_grads_batched=True, retain_graph=True, materialize_grads=True
+            )
+            rows.append(torch.cat([part.flatten(1) for part in second], dim=-1))
+        return flat.detach(), torch.cat(rows)
 
     def vector(self) -> Float[Tensor, " N"]:
         """A copy of all parameters in one vector."""

@@ -3,7 +3,8 @@
 Fixed sampler, or one that the gradient passes through: the value is minimized from π_ref. Samples of the current
 policy: θ ← θ − s·F⁻¹g with the expected update g and the Fisher matrix F of each state. With the KL in the reward, a
 token sum and s = 1/τ this is soft policy iteration. A proximal recipe without any pull to the reference is one exact
-step from π_ref.
+step from π_ref. A loss whose gradient passes through the sampling has minima on the faces of the simplex: there steps
+along F⁻¹g lead from π_ref to the next minimum, before it is searched.
 
 The division of advantages by their standard deviation is left out where it is one positive number for all that moves
 the policy: it does not move the optimum, and is 0/0 there. `Whiten` is left out with a KL in the loss too, where it
@@ -22,10 +23,11 @@ from torch import Tensor
 from tokenward.lab.descent import CONVERGED, iterate, minimize
 from tokenward.lab.policy import policy_with
 from tokenward.lab.problem import Problem
-from tokenward.lab.reading import follows_policy, is_one_step, links, passes_through, unscaled
+from tokenward.lab.reading import follows_policy, is_one_step, moving, passes_through, unscaled
 from tokenward.lab.world import World
 from tokenward.objective.links import Mirror
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.terms import RowTerm
 
 
 @final
@@ -53,11 +55,13 @@ def solve(recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None = 
     problem = Problem(unscaled(recipe), world, guide=guide, old=old)
     if one_step or not (follows_policy(recipe, world) or passes_through(recipe, world)):
         problem.freeze_batch()
-    proximal = next((link.eta for link in links(recipe) if isinstance(link, Mirror)), None)
+    proximal = next((t.link.eta for t in moving(recipe) if isinstance(t, RowTerm) and isinstance(t.link, Mirror)), None)
     if follows_policy(recipe, world) or (one_step and proximal is not None):
         residual, steps = iterate(problem, size=proximal or 1 / world.tau)
     else:
+        gentle = iterate(problem, size=0.1 / world.tau**2, limit=300)[1] if passes_through(recipe, world) else 0
         residual, steps = minimize(problem)
+        steps += gentle
     with torch.no_grad():
         score = None if problem.score is None else problem.score - problem.score.mean(-1, keepdim=True)
         return Solution(problem.policy().law(), score, residual, steps)

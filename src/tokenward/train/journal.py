@@ -49,6 +49,3 @@ class Journal:
         self._notes, self._seconds, self.last = {}, {}, event
         self._log.append(event)
         self._progress.update(number, event)
-
-    def close(self) -> None:
-        self._progress.close()

@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenward.errors import InputError
 from tokenward.objective.metrics import batch_metrics
-from tokenward.runlog import RunLog
-from tokenward.train import checkpoint, directory
-from tokenward.train.assemble import Run, assemble
+from tokenward.train import directory
+from tokenward.train.assemble import Run
 from tokenward.train.checks import first_batch
 from tokenward.train.config import RunConfig, Scalar
 from tokenward.train.journal import Journal
-from tokenward.train.progress import Show, progress
-from tokenward.train.runtime import Interrupted, StopRequest, session, stop_request
+from tokenward.train.opened import Opened, fresh, resumed
+from tokenward.train.progress import Show
+from tokenward.train.runtime import Interrupted, StopRequest
 from tokenward.train.schedule import minis, rate, set_rate
-from tokenward.train.settings import Settings
 from tokenward.train.state import Place
-from tokenward.train.update import Learner, Piece, moved
+from tokenward.train.update import Piece, moved
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,9 @@ class Result:
     seconds: float
 
 
-def train(run: Run, place: Place, *, journal: Journal, stop: StopRequest) -> None:
-    """Update until the run's length is reached."""
-    learner = Learner(
-        run.recipe,
-        roles=run.roles,
-        optimizer=run.optimizer,
-        runtime=run.runtime,
-        config=run.config,
-        where=run.source.where,
-    )
+def train(live: Opened) -> Result:
+    """Update until the run's length is reached, then write the model."""
+    run, place, journal, start = live.run, live.place, live.journal, time.monotonic()
     while place.update < run.total:
         if place.piece is None:  # otherwise resumed within a batch
             place.piece, place.done = begin(run, place, journal), 0
@@ -53,13 +44,14 @@ def train(run: Run, place: Place, *, journal: Journal, stop: StopRequest) -> Non
             share = rate(run.config, update=place.update, total=run.total)
             set_rate(run.optimizer, share)
             with journal.timing("update"):
-                outcome = learner.step(piece.rows(index))
+                outcome = live.learner.step(piece.rows(index))
             place.update, place.done = place.update + 1, place.done + 1
             if place.done == len(rows):
                 place.piece = None
                 run.source.update(run.roles.policy)  # fresh weights to the sampler
             journal.update(place.update, outcome, learning_rate=share * run.config.learning_rate)
-            pause(run, place, stop)
+            pause(run, place, live.stop)
+    return Result(directory.finish(run), place.update, journal.last, time.monotonic() - start)
 
 
 def begin(run: Run, place: Place, journal: Journal) -> Piece:
@@ -91,39 +83,12 @@ def pause(run: Run, place: Place, stop: StopRequest) -> None:
 
 
 def run(config: RunConfig, recipe: str, *, keywords: Mapping[str, Scalar] | None = None, show: Show = "auto") -> Result:
-    """Train a recipe (a name, or file.py:function) from the beginning into an empty directory."""
-    settings = Settings(recipe, dict(keywords or {}), config)
-    directory.claim(Path(config.out))
-    with session(config) as runtime, stop_request() as stop:
-        parts = assemble(settings, runtime)
-        directory.begin(parts)
-        return _go(parts, Place(), stop=stop, show=show)
+    """Train a recipe (a name, or file.py:function) from the beginning into a directory that holds no run."""
+    with fresh(config, recipe, keywords=keywords, show=show) as live:
+        return train(live)
 
 
 def resume(out: Path, *, show: Show = "auto") -> Result:
-    """Go on from the newest whole checkpoint of a run directory, from the beginning where there is none."""
-    settings = directory.settings(out)
-    if directory.finished(out):
-        raise InputError(f"{out} is finished: its model lies in {out / 'model'}")
-    with session(settings.config) as runtime, stop_request() as stop:
-        parts = assemble(settings, runtime)
-        directory.same_inputs(parts)
-        saved = checkpoint.newest(out / "checkpoints")
-        place = Place() if saved is None else directory.load(parts, saved)
-        return _go(parts, place, stop=stop, show=show)
-
-
-def _go(parts: Run, place: Place, *, stop: StopRequest, show: Show) -> Result:
-    """Train from a place to the end, and write the model."""
-    start = time.monotonic()
-    log = RunLog(parts.out / "events.jsonl")
-    log.rewind(place.update)
-    watch = progress(show, total=parts.total, done=place.update, every=parts.config.log_every, label=parts.recipe.name)
-    journal = Journal(log, watch)
-    try:
-        journal.say(*parts.notes, *([f"resuming at update {place.update}"] if place.update else []))
-        train(parts, place, journal=journal, stop=stop)
-    finally:
-        journal.close()
-    model = directory.finish(parts)
-    return Result(model, place.update, journal.last, time.monotonic() - start)
+    """Go on with the run of a directory."""
+    with resumed(out, show=show) as live:
+        return train(live)

@@ -75,31 +75,33 @@ class Learner:
         weights = self.runtime.total(self.recipe.weights(piece.batch))
         tally = Tally()
         for index in split(piece.batch, max_tokens=self.config.micro_tokens, scope=self.recipe.scope):
-            self.backward(piece.rows(index), weights, tally)
-        for name, weight in weights.items():
-            tally.weigh(f"terms/{name}", weight)
-        moved = [p for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
-        tally.add("grad_norm", norm, torch.ones(()))
+            micro = piece.rows(index)
+            stats = self._stats(micro)
+            sums = self.recipe.sums(micro.batch, stats, micro.signal)
+            loss = self.runtime.share(self.recipe.loss(sums, weights))
+            loss.backward()  # type: ignore[no-untyped-call]
+            tally.share("loss", loss, of=torch.ones(()))
+            for name, value in sums.items():
+                tally.share(f"terms/{name}", value, of=weights[name])
+            self._measure(tally, micro, stats)
+        changed = [p for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in changed if p.grad is not None])
+        tally.share("grad_norm", norm, of=torch.ones(()))
         values = tally.numbers()
-        loss, grad_norm = values.pop("loss", math.nan), values.pop("grad_norm", math.nan)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        loss_value, grad_norm = values.pop("loss", math.nan), values.pop("grad_norm")
+        if not (math.isfinite(loss_value) and math.isfinite(grad_norm)):
             raise RunError(self._blame(piece, weights))
         if self.config.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(moved, self.config.grad_clip, norm)
+            nn.utils.clip_grads_with_norm_(changed, self.config.grad_clip, norm)
         self.optimizer.step()
-        return Outcome(loss, grad_norm, values, int(piece.batch.length.sum()))
+        return Outcome(loss_value, grad_norm, values, int(piece.batch.length.sum()))
 
-    def backward(self, piece: Piece, weights: Mapping[str, Float[Tensor, ""]], tally: Tally) -> None:
-        """Add the gradient of one micro-batch to the parameters, and its numbers to the tally."""
-        stats = replace(piece.frozen, **present(self.roles.current(piece.batch, self._fields)))
-        sums = self.recipe.sums(piece.batch, stats, piece.signal)
-        loss = self.runtime.share(self.recipe.loss(sums, weights))
-        loss.backward()  # type: ignore[no-untyped-call]
-        tally.add("loss", loss.detach(), torch.zeros(()))
-        tally.weigh("loss", torch.ones(()))
-        for name, value in sums.items():
-            tally.add(f"terms/{name}", value.detach(), torch.zeros(()))
+    def _stats(self, piece: Piece) -> TokenStats:
+        """What was computed when the batch was made, and what the models say now, with gradient."""
+        return replace(piece.frozen, **present(self.roles.current(piece.batch, self._fields)))
+
+    def _measure(self, tally: Tally, piece: Piece, stats: TokenStats) -> None:
+        """The metrics of one micro-batch."""
         for name, (value, weight) in step_metrics(self.recipe, piece.batch, stats, piece.signal).items():
             tally.add(name, value, weight)
         for name, value in step_maxima(piece.batch, stats).items():
@@ -110,16 +112,16 @@ class Learner:
         guilty: list[str] = []
         for number in torch.unique(piece.batch.group).tolist():
             self.optimizer.zero_grad(set_to_none=True)
-            tally = Tally()
-            self.backward(piece.rows((piece.batch.group == number).nonzero().squeeze(-1)), weights, tally)
+            rows = piece.rows((piece.batch.group == number).nonzero().squeeze(-1))
+            loss = self.recipe.loss(self.recipe.sums(rows.batch, self._stats(rows), rows.signal), weights)
+            loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            finite = all(bool(g.isfinite().all()) for g in gradients)
-            if not (finite and math.isfinite(tally.numbers().get("loss", math.nan))):
+            if not all(bool(x.isfinite().all()) for x in (loss, *gradients)):
                 guilty.append(self.where(int(number)))
         self.optimizer.zero_grad(set_to_none=True)
         named = ", ".join(guilty[:8]) + (" …" if len(guilty) > 8 else "")
-        rows = f"it comes from {named}" if guilty else "it comes from no row alone: their sum is too large"
-        return f"{self.recipe.name}: the loss or its gradient is NaN or infinite; {rows}"
+        rows_named = f"it comes from {named}" if guilty else "it comes from no row alone: their sum is too large"
+        return f"{self.recipe.name}: the loss or its gradient is NaN or infinite; {rows_named}"
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -140,12 +142,13 @@ class Tally:
 
     def add(self, name: str, value: Tensor, weight: Tensor) -> None:
         """sum += value, weight += weight."""
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._weights[name] = self._weights[name] + weight if name in self._weights else weight
+        self.share(name, value, of=self._weights[name] + weight if name in self._weights else weight)
 
-    def weigh(self, name: str, weight: Tensor) -> None:
-        """Divide by this weight instead of the sum of weights."""
-        self._weights[name] = weight
+    def share(self, name: str, value: Tensor, *, of: Tensor) -> None:
+        """sum += value, where the whole weight is known already."""
+        value = value.detach()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._weights[name] = of
 
     def largest(self, name: str, value: Tensor) -> None:
         """Keep the largest value."""
