@@ -158,9 +158,9 @@ def result(name="x"):
 
 def test_the_words_say_what_the_numbers_say_whatever_the_sign():
     text = "\n".join(demo_words.notes(result()))
-    assert "DPO is above (+1.00 ± 0.14) SFT" in text
-    assert "PPO is not to be told from (+0.10 ± 0.14) SFT" in text
-    assert "RTO is below (-1.00 ± 0.14) SFT" in text
+    assert "DPO is above SFT in true reward (+1.00 ± 0.14)" in text
+    assert "PPO is not to be told from SFT in true reward (+0.10 ± 0.14)" in text
+    assert "RTO is below SFT in true reward (-1.00 ± 0.14)" in text
     assert "is below PPO at the same tuning and budget (-1.10 ± 0.10 on the same prompts)" in text
     assert "nothing above it; every method is further from SFT than that" in text
 
@@ -175,7 +175,7 @@ def test_a_method_above_the_ceiling_is_named():
 
 def test_the_table_has_a_line_for_every_method_and_search():
     table = demo_words.table(result())
-    assert all(label in table for label in ("SFT", "DPO", "PPO", "RTO", "DPO, best of n by reward model"))
+    assert all(label in table for label in ("SFT", "DPO", "PPO", "RTO", "best of n by reward model"))
     assert "2.00 ± 0.10" in table and max(map(len, table.splitlines())) <= 100
 
 

@@ -22,19 +22,19 @@ class Plan:
     search_prompts: int = 96
     best_of: int = 8
     width: int = 4
-    ceiling_prompts: int = 24
-    ceiling_samples: int = 400
+    ceiling_prompts: int = 12
+    ceiling_samples: int = 1600
     beta_dpo: float = 0.3
     beta_kl: float = 0.1
     beta_guide: float = 0.1
     dpo: Mapping[str, object] = field(
         default_factory=lambda: {
-            "updates": 125, "rows_per_update": 32, "learning_rate": 5e-4, "warmup_updates": 10, "schedule": "linear",
+            "updates": 125, "rows_per_update": 32, "learning_rate": 2e-4, "warmup_updates": 10, "schedule": "linear",
         }
     )  # fmt: skip
     reward_model: Mapping[str, object] = field(  # a head that starts at zero, and errors it must learn to notice
         default_factory=lambda: {
-            "updates": 800, "rows_per_update": 16, "learning_rate": 1.5e-3, "critic_learning_rate": 3e-2,
+            "updates": 600, "rows_per_update": 16, "learning_rate": 1.5e-3, "critic_learning_rate": 3e-2,
             "warmup_updates": 10, "schedule": "cosine", "adam_beta2": 0.95,
         }
     )  # fmt: skip

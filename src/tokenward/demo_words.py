@@ -9,8 +9,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 LABELS = {
-    "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "rto": "RTO", "best_of_n": "DPO, best of n by reward model",
-    "best_of_n_implicit": "DPO, best of n by implicit reward", "beam": "DPO, beam by likelihood",
+    "sft": "SFT", "dpo": "DPO", "ppo": "PPO", "rto": "RTO", "best_of_n": "best of n by reward model",
+    "best_of_n_implicit": "best of n by implicit reward", "beam": "beam by likelihood",
 }  # fmt: skip
 
 
@@ -40,9 +40,7 @@ def notes(summary: Row) -> list[str]:
     """What the numbers say, and what they are."""
     methods, search, plan = summary["methods"], summary["search"], summary["settings"]
     found = [
-        f"{LABELS[name]} is {_apart(methods[name], methods['sft'])} SFT in true reward."
-        for name in methods
-        if name != "sft"
+        f"{LABELS[name]} is {_apart(methods[name], methods['sft'], of='SFT')}." for name in methods if name != "sft"
     ]
     found.append(_rto(summary))
     found.append(_search(methods["dpo"], search, plan))
@@ -66,11 +64,11 @@ def notes(summary: Row) -> list[str]:
     return found
 
 
-def _apart(one: Row, two: Row) -> str:
-    """`above (+1.20, 14 standard errors)` and the like."""
+def _apart(one: Row, two: Row, *, of: str) -> str:
+    """`above SFT in true reward (+1.20 ± 0.10)` and the like."""
     gain = one["reward"] - two["reward"]
     error = math.hypot(one["reward_se"], two["reward_se"])
-    return f"{compared(gain, error)} ({gain:+.2f} ± {error:.2f})"
+    return f"{compared(gain, error)} {of} in true reward ({gain:+.2f} ± {error:.2f})"
 
 
 def compared(gain: float, error: float) -> str:

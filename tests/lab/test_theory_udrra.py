@@ -1,7 +1,7 @@
 """The statements of the theory notes on UDRRA (their §6, by number), on the bandit fixture, against plain numpy.
 
 Statements and proofs are ours, in the four-scenario organization of Su et al. (2025). Left out for want of a field in
-this version's worlds: 6 (sampled Z), half of 16 (unpaired loss), 25's iteration, 26 (finite data), 27 (restricted class).
+this version's worlds: 6 (sampled Z), half of 16 (unpaired loss), 25 (iteration), 26 (finite data), 27 (features).
 """
 
 from __future__ import annotations

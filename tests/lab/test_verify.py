@@ -257,3 +257,32 @@ def test_the_table_says_what_was_reached_and_what_was_missed(every):
 def test_numbers_do_not_depend_on_the_default_precision():
     torch.set_default_dtype(torch.float32)
     assert ask("dpo", a_world("bandit"))["tv"] < 1e-9
+
+
+@pytest.mark.parametrize(("name", "overrides", "noise"), [("cdpo", {"smoothing": 0.1}, 0.0), ("dpo", {}, 0.1)])
+def test_smoothed_labels_are_predicted_where_comparisons_form_a_tree(name, overrides, noise):
+    """Each margin is the logit of its own smoothed probability, and margins add up along the tree's only paths."""
+    edges = [[0, 1, 1], [1, 2, 3], [1, 3, 1]]
+    labels = {"kind": "bradley-terry", "noise": noise}
+    ref, reward = np.array([0.4, 0.3, 0.2, 0.1]), np.array([1.0, 0.0, -0.5, 2.0])
+    one = ask(name, bandit(ref=ref, reward=reward, tau=0.4, pairs=edges, labels=labels), **overrides)
+    assert (one["target"], one["shares_pi_tau"]) == ("smoothed", False)
+    score = np.zeros(4)
+    for i, j in ((0, 1), (1, 2), (1, 3)):
+        p = 0.9 * plain.sigmoid(reward[i] - reward[j]) + 0.1 * plain.sigmoid(reward[j] - reward[i])
+        known, new, sign = (j, i, 1) if (i, j) == (0, 1) else (i, j, -1)
+        score[new] = score[known] + sign * np.log(p / (1 - p))
+    assert plain.tv(one["predicted"][0], plain.gibbs(ref, score, 0.4)) < 1e-12
+    assert one["tv"] < 1e-7
+    cycle = bandit(ref=ref, reward=reward, tau=0.4, labels=labels)
+    assert ask(name, cycle, **overrides)["target"] is None
+
+
+def test_a_reward_model_knows_each_component_of_the_comparisons_on_its_own():
+    one = ask("reward_model", bandit(ref=[0.25] * 4, reward=[1, 4, 2, 7], pairs=[[0, 1, 1], [2, 3, 1]]))
+    assert one["predicted"] == [pytest.approx([-1.5, 1.5, -2.5, 2.5])]
+    assert one["max_error"] < 1e-7
+    noisy = bandit(ref=[0.25] * 4, reward=[1, 4, 2, 7], labels={"kind": "bradley-terry", "noise": 0.1})
+    unknown = ask("reward_model", noisy)
+    assert (unknown["predicted"], unknown["max_error"], unknown["tv"]) == (None, None, None)
+    assert unknown["converged"]

@@ -74,8 +74,12 @@ def frontier(
     *,
     ceiling: Sequence[Mapping[str, Any]] = (),
     search: Mapping[str, Mapping[str, Any]] | None = None,
+    order: Sequence[str] = (),
 ) -> str:
-    """True reward against KL to the reference, ± 2 s.e., under the Gibbs ceiling where it is drawn."""
+    """True reward against KL to the reference, ± 2 s.e., under the Gibbs ceiling where it is drawn; searches hollow.
+
+    `order` as in `curves`: a method that is a run of the page has the run's color.
+    """
     figure, axes = _panel("", "KL to the SFT policy (nats)", width=7.2, height=4.4)
     axes.set_ylabel("true reward", fontsize=9)
     if ceiling:
@@ -83,13 +87,14 @@ def frontier(
         axes.plot(kl, reward, color="#555555", linewidth=1.4, label="ceiling: π_sft·exp(r/β)/Z")
         low, high = ([r + sign * 2 * e for r, e in zip(reward, error, strict=True)] for sign in (-1, 1))
         axes.fill_between(kl, low, high, color="#555555", alpha=0.15, linewidth=0)
+    known = list(dict.fromkeys([*order, *methods, *(search or {})]))
     for index, (name, row) in enumerate([*methods.items(), *(search or {}).items()]):
         x, y = number(row.get("kl")), number(row.get("reward"))
         if x is None or y is None:
             continue
         axes.errorbar(
             x, y, xerr=2 * (number(row.get("kl_se")) or 0.0), yerr=2 * (number(row.get("reward_se")) or 0.0),
-            fmt=MARKERS[index % len(MARKERS)], color=COLORS[index % len(COLORS)], markersize=6, capsize=2,
+            fmt=MARKERS[index % len(MARKERS)], color=COLORS[known.index(name) % len(COLORS)], markersize=6, capsize=2,
             markerfacecolor="white" if name in (search or {}) else None, label=label(name, row),
         )  # fmt: skip
     axes.legend(fontsize=8, frameon=False, loc="lower right")

@@ -17,13 +17,13 @@ MOST_TEXTS = 12  # of one file of token credit
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser itself refuses the rest
 STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 64rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
 figcaption { color: #555; font-size: .9rem; max-width: 48rem; } ul { padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; }
 .se { color: #777; font-size: .85em; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
@@ -66,7 +66,7 @@ def page(runs: Sequence[RunRecord], results: Sequence[ResultRecord], *, title: s
     """The whole page as text."""
     body = [f"<h1>{escape(title)}</h1>"]
     for result in results:
-        body += _result(result)
+        body += _result(result, order=[run.name for run in runs])
     if runs:
         body += _curves(runs)
         body += ["<h2>Runs</h2>", _table(*_run_rows(runs)), *(_details(run) for run in runs)]
@@ -80,7 +80,7 @@ def page(runs: Sequence[RunRecord], results: Sequence[ResultRecord], *, title: s
     )
 
 
-def _result(result: ResultRecord) -> list[str]:
+def _result(result: ResultRecord, *, order: Sequence[str]) -> list[str]:
     """The sections of one result directory: table, frontier, search, credit."""
     summary = result.summary
     methods, search = _objects(summary.get("methods")), _objects(summary.get("search"))
@@ -89,7 +89,7 @@ def _result(result: ResultRecord) -> list[str]:
     if methods:
         body += ["<h2>Methods</h2>", _table(*_method_rows(methods))]
         points = [point for point in summary.get("ceiling", []) if isinstance(point, dict)]
-        image = figures.data_uri(figures.frontier(methods, ceiling=points, search=search))
+        image = figures.data_uri(figures.frontier(methods, ceiling=points, search=search, order=order))
         caption = (
             "Mean ± 2 standard errors on held-out prompts. Gray: the best reward of any policy at that KL, from SFT "
             "samples alone, drawn only as far as every prompt keeps 50 effective samples."
