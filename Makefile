@@ -33,7 +33,7 @@ verify: $(STAMP)
 # What can be made again; the runs stay.
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
-	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PIP_FLAGS reaches pip: name PyTorch's own index of CPU wheels there to spare the CUDA build that Linux gets otherwise.
 $(STAMP): pyproject.toml constraints.txt

@@ -4,35 +4,38 @@
 #   examples/stories_sentiment.sh MODEL STORIES.txt LEXICON OUT
 #
 # MODEL: a small causal LM of TinyStories. STORIES.txt: stories with <|endoftext|> between them. LEXICON: VADER's
-# vader_lexicon.txt or a zip that holds it. About ten minutes on two cores with a model of 260K parameters.
+# vader_lexicon.txt or a zip that holds it. Environment: SAMPLES per prompt (8), UPDATES of RTO (80), HELDOUT prompts (299).
 set -euo pipefail
 model=$1 stories=$2 out=$4
 export VADER_LEXICON=$3
 here=$(dirname "$0")
+samples=${SAMPLES:-8} updates=${UPDATES:-80} heldout=${HELDOUT:-299}
+export OMP_NUM_THREADS=1 # two threads only get in the way of a model this small
 reward="$here/vader_reward.py:reward"
 mkdir -p "$out"
 
 # Prompts: the first words of each story; held-out ones by a hash of the text.
 python "$here/story_prompts.py" "$stories" "$out"
+head -n "$heldout" "$out/heldout.jsonl" >"$out/asked.jsonl"
 
-# Eight continuations of each prompt, scored; neighbors make pairs, labeled by Bradley–Terry draws on the score.
-tokenward sample --model "$model" --prompts "$out/train.jsonl" --n 8 --max-new-tokens 48 --reward "$reward" --seed 1 \
+# Continuations of each prompt, scored; neighbors make pairs, labeled by Bradley–Terry draws on the score.
+tokenward sample --model "$model" --prompts "$out/train.jsonl" --n "$samples" --max-new-tokens 48 --reward "$reward" --seed 1 \
   >"$out/samples.jsonl"
 python "$here/label_pairs.py" "$out/samples.jsonl" "$out/pairs.jsonl"
 tokenward data check "$out/pairs.jsonl" --tokenizer "$model"
 
 tokenward train dpo --model "$model" --data "$out/pairs.jsonl" --out "$out/dpo" \
-  --beta 0.1 --learning-rate 1e-4 --schedule linear --warmup-updates 10 --rows-per-update 32 --passes 1 --threads 1
+  --beta 0.1 --learning-rate 1e-4 --schedule linear --warmup-updates 10 --rows-per-update 32 --passes 1
 
 # RTO: the DPO policy's token rewards and the sentiment reward, against the same reference.
 tokenward train rto --model "$model" --guide "$out/dpo/model" --reward "$reward" --data "$out/train.jsonl" \
   --out "$out/rto" --beta-guide 0.05 --beta-kl 0.05 --max-new-tokens 48 --rollout-rows 128 --mini-rows 64 --epochs 2 \
-  --updates 80 --learning-rate 1e-4 --critic own --critic-learning-rate 1e-3 --schedule linear --threads 1
+  --updates "$updates" --learning-rate 1e-4 --critic own --critic-learning-rate 1e-3 --schedule linear
 
 # Mean reward with its standard error, KL to the model and length, on the held-out prompts.
 for run in "$model" "$out/dpo/model" "$out/rto/model"; do
   echo "== $run"
-  tokenward eval --model "$run" --ref "$model" --data "$out/heldout.jsonl" --reward "$reward" --samples 4 \
+  tokenward eval --model "$run" --ref "$model" --data "$out/asked.jsonl" --reward "$reward" --samples 4 \
     --max-new-tokens 48 --seed 7
 done
 tokenward report "$out/dpo" "$out/rto" --out "$out/report.html"

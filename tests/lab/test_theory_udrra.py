@@ -169,6 +169,14 @@ def test_8_unconnected_pairs_keep_the_sum_of_logits_of_each_component(name):
     assert tv(expected, PI) == pytest.approx(0.254, abs=1e-3)
 
 
+def test_8_pairs_of_a_sampler_that_misses_responses_leave_them_where_they_were():
+    world = bandit(sampler=[0.5, 0.25, 0.25, 0, 0], pairs="sampler")
+    prediction = predict(build("dpo", beta=TAU), world)
+    assert prediction.target == "components"
+    assert np.abs(prediction.law[0].numpy() - (0.656836, 0.055668, 0.121056, 0.033288, 0.133152)).max() < 1e-6
+    assert tv(reached("dpo", world, beta=TAU), prediction.law[0]) < 1e-7
+
+
 def test_8_on_a_tree_nothing_is_predicted_for_unconnected_pairs():
     world = plain.tree_world(vocab=2, horizon=2, eos=None, pairs=[[0, 1, 1]])
     for name in ("dpo", "rda", "ipo"):
