@@ -16,7 +16,6 @@ from tokenward.diagnose.ceiling import ceiling, gibbs_point, reward_at
 from tokenward.diagnose.evaluate import completions, evaluate, preferences, sample
 from tokenward.diagnose.intervals import estimate
 from tokenward.errors import InputError
-from tokenward.models import load
 from tokenward.models.save import save_reward_model
 from tokenward.rollout.sampler import GenerateSampler
 
@@ -254,7 +253,3 @@ def test_the_ceiling_stops_where_samples_run_out():
         ceiling([[0.0] * 10])
     with pytest.raises(InputError, match=r"got \[60, 70\]"):
         ceiling([[0.0] * 60, [1.0] * 70])
-
-
-def test_end_and_pad_come_from_tokenizer_and_model(world):
-    assert load.end_ids(load.policy(str(world / "model")), load.tokenizer(str(world / "model"))) == (EOS,)

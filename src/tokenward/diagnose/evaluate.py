@@ -6,8 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-from transformers import PreTrainedTokenizerBase
-
 from tokenward.data import dataset
 from tokenward.data.collate import pairs_batch, rollouts_batch
 from tokenward.data.tokenize import Limits, Pair, Prompt
@@ -182,12 +180,6 @@ def log_ratios(
     assert ours is not None and theirs is not None  # asked for above
     found: list[float] = row_sum(ours.double() - theirs.double(), batch.mask).tolist()
     return found
-
-
-def end_and_pad(tokenizer: PreTrainedTokenizerBase, policy: Scorer) -> tuple[tuple[int, ...], int]:
-    """The ids that end a response, and the one that fills rows."""
-    ends = load.end_ids(policy, tokenizer)
-    return ends, int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0])
 
 
 def _won(margin: float) -> float:
