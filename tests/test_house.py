@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import lengths
 import mutate
 import readme
 from faults import FAULTS, Fault
+from tokenward import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -125,3 +127,12 @@ def test_the_readme_names_no_file_that_is_gone():
     have = {path.name for folder in ("src", "tests", "scripts", "examples") for path in (ROOT / folder).rglob("*.py")}
     own = {"reward.py"}  # the reader's files in its examples
     assert sorted(set(re.findall(r"\b([a-z_0-9]+\.py)\b", text)) - have - own) == []
+
+
+def test_the_example_of_contributing_is_a_recipe(tmp_path):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    (tmp_path / "mine.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    recipe = recipes.load(f"{tmp_path / 'mine.py'}:my_method")(beta=0.2)
+    assert (recipe.name, recipe.needs) == ("my_method", {"logp", "ref_logp", "pairs"})
