@@ -44,3 +44,11 @@ def test_the_maths_loads_torch_alone():
 
 def test_every_module_imports_and_none_loads_peft():
     assert "peft" not in loaded_after("\n".join(f"import {module}" for module in MODULES))
+
+
+def test_subpackages_load_when_named_and_not_before():
+    assert "torch" not in loaded_after("import tokenward; tokenward.__version__")
+    named = "import tokenward; assert 'logp' in tokenward.recipes.build('dpo').needs"
+    assert "torch" in loaded_after(named)
+    with pytest.raises(AttributeError, match="module 'tokenward' has no attribute 'recipe'"):
+        _ = tokenward.recipe

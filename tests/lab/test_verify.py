@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from tests.lab import plain
 from tests.lab.plain import bandit, tree_world
 from tokenward.errors import InputError
 from tokenward.lab import verify
+from tokenward.lab.targets import predict
 from tokenward.lab.world import default_world
-from tokenward.recipes import RECIPES
+from tokenward.objective.rewards import Guide
+from tokenward.recipes import RECIPES, build
 
 ON_POLICY = ("reinforce", "rloo", "reinforce_pp", "ppo", "rto", "distill", "mirror_descent")
 SHAPES = {"bandit": (5, 1, None), "tree": (3, 3, None), "ragged": (3, 3, 2)}
@@ -286,3 +289,32 @@ def test_a_reward_model_knows_each_component_of_the_comparisons_on_its_own():
     unknown = ask("reward_model", noisy)
     assert (unknown["predicted"], unknown["max_error"], unknown["tv"]) == (None, None, None)
     assert unknown["converged"]
+
+
+def test_a_clipped_guide_with_a_kl_in_the_loss_reaches_its_own_myopic_policy():
+    world = a_world("ragged")
+    one = ask("rto", world, kl="exact", beta_guide=0.4, guide_clip=0.05)
+    assert one["target"] == "myopic"
+    assert one["tv"] < 1e-7
+    words = plain.sequences(*SHAPES["ragged"])
+    ref, guide = world.ref[0].numpy(), world.prompts[0].guide.numpy()
+    outcome, reward = plain.outcome(words, world.reward[0].numpy()), {}
+    for word, own, base in zip(words, plain.token_logs(words, guide), plain.token_logs(words, ref), strict=True):
+        for t, token in enumerate(word):
+            extra = float(np.clip(0.4 * (own[t] - base[t]), -0.05, 0.05))
+            score = outcome[(word[:t], token)] if t == len(word) - 1 else 0.0
+            reward[(word[:t], token)] = extra + score
+    assert plain.tv(one["predicted"][0], plain.myopic(words, ref, reward, world.tau)) < 1e-12
+
+
+def test_distillation_with_another_weight_extrapolates_its_guide():
+    world = a_world("tree")
+    recipe = build("distill", beta_kl=0.4)
+    steps = tuple(replace(step, coef=0.6) if isinstance(step, Guide) else step for step in recipe.steps)
+    guide = torch.stack([prompt.guide for prompt in world.prompts])
+    prediction = predict(replace(recipe, steps=steps), world, guide=guide)
+    assert prediction.target == "extrapolated"
+    for x in range(2):
+        ref, own = world.ref[x].numpy(), guide[x].numpy()
+        expected = ref * (own / ref) ** 1.5
+        assert plain.tv(prediction.law[x], expected / expected.sum()) < 1e-12
