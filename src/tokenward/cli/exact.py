@@ -1,0 +1,127 @@
+"""Commands that compute exactly, without a language model: `tokenward lab`, `tokenward study`, `tokenward recipes`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenward.cli.words import only, recipe_maker
+from tokenward.errors import InputError
+from tokenward.train.flags import keywords_help, read_words
+from tokenward.train.settings import arguments
+
+LAB_USAGE = """\
+tokenward lab RECIPE… | --all [--world FILE.json] [--json] [recipe flags]
+
+Solves each recipe exactly on a finite world and compares with the closed form. Exit 1 when one is missed.
+"""
+STUDY_USAGE = """\
+tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/studies)
+tokenward study language-model [--out DIR] [--seed S] [--scale X]
+
+Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
+claim does not hold. --all: the exact studies; `language-model` trains small models for
+minutes, and is named apart.
+
+"""
+
+
+def lab(words: list[str]) -> int:
+    """tokenward lab."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print(LAB_USAGE, end="")
+        return 0
+    from tokenward.lab import verify
+    from tokenward.recipes import RECIPES
+
+    every, as_json, world = (flags.pop(name, None) for name in ("all", "json", "world"))
+    if every is not None and alone:
+        raise InputError(f"lab takes --all or names, got both: {' '.join(alone)}")
+    names = list(RECIPES) if every is not None else alone
+    if not names:
+        raise InputError("lab needs a RECIPE, or --all")
+    overrides = {key: value for name in names for key, value in arguments(recipe_maker(name), flags, of=name).items()}
+    answers = verify.run(names, world_path=world, overrides=overrides)
+    print(json.dumps(answers, indent=2) if as_json is not None else verify.render(answers))
+    return 1 if verify.missed(answers) else 0
+
+
+def study(words: list[str]) -> int:
+    """tokenward study."""
+    alone, flags = read_words(words)
+    from tokenward.studies import STUDIES
+
+    if "help" in flags:
+        print(STUDY_USAGE, end="")
+        print("\n".join(f"  {name:<15} {make.__doc__.splitlines()[0]}" for name, make in STUDIES.items()))
+        return 0
+    if alone == ["language-model"]:
+        return _language_model(flags)
+    only(flags, ("all", "out", "world"), of="study")
+    names = list(STUDIES) if "all" in flags else alone
+    if not names or ("all" in flags and alone):
+        raise InputError(f"study takes --all or names: {', '.join([*STUDIES, 'language-model'])}")
+    from tokenward.report.study_page import write_index, write_study
+    from tokenward.studies.run import run
+
+    out, failed = Path(flags.get("out", "runs/studies")), 0
+    for done in run(names, out=out, world_path=flags.get("world"), workers=min(2, os.cpu_count() or 1)):
+        path = write_study(out / done.name)
+        held = f"{done.claims - len(done.failed)} of {done.claims} claims hold"
+        print(f"{done.name:<15} {held:<24} {done.seconds:5.1f} s  {path}", flush=True)
+        print("".join(f"  does not hold: {text}\n" for text in done.failed), end="")
+        failed += len(done.failed)
+    if len(names) > 1:
+        print(write_index(out, names))
+    return 1 if failed else 0
+
+
+def _language_model(flags: dict[str, str]) -> int:
+    """The study that trains: from the lab to a language model."""
+    from tokenward.report.study_page import write_study
+    from tokenward.studies.study import read
+    from tokenward.transfer import transfer
+
+    folder = Path(flags.pop("out", "runs/studies")) / "language-model"
+    transfer(out=str(folder), **arguments(transfer, flags, of="study language-model"))
+    found = read(folder / "data.jsonl")
+    print(f"language-model: {len(found.claims) - len(found.failed)} of {len(found.claims)} claims hold")
+    print("".join(f"  does not hold: {claim.text}\n" for claim in found.failed), end="")
+    print(write_study(folder))
+    return 1 if found.failed else 0
+
+
+def recipes(words: list[str]) -> int:
+    """tokenward recipes: a table, or one recipe with its axes and its BibTeX."""
+    alone, flags = read_words(words)
+    from tokenward.recipes import RECIPES
+
+    if "help" in flags:
+        print("tokenward recipes [NAME] [--json]")
+        return 0
+    only(flags, ("json",), of="recipes")
+    if len(alone) > 1:
+        raise InputError(f"recipes takes one NAME, got {' '.join(alone)}")
+    made = {name: recipe_maker(name)() for name in (alone or RECIPES)}
+    if "json" in flags:
+        print(json.dumps([_facts(name, recipe) for name, recipe in made.items()], indent=2))
+    elif alone:
+        (recipe,) = made.values()
+        print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n\n{recipe.cite()}")
+    else:
+        print(f"{'recipe':<16}{'scenario':<10}{'learns from':<13}needs")
+        for name, facts in ((name, _facts(name, recipe)) for name, recipe in made.items()):
+            print(
+                f"{name:<16}{facts['scenario'] or '–':<10}{', '.join(facts['streams']):<13}{', '.join(facts['needs'])}"
+            )
+    return 0
+
+
+def _facts(name: str, recipe: Any) -> dict[str, Any]:
+    streams = [stream.kind for stream in recipe.streams]
+    found = {"recipe": name, "scenario": recipe.scenario, "streams": streams, "needs": sorted(recipe.needs)}
+    terms = {term.name: repr(term) for term in recipe.terms}
+    return {**found, "steps": [repr(step) for step in recipe.steps], "terms": terms, "sources": list(recipe.sources)}

@@ -1,0 +1,73 @@
+"""Commands that train: `tokenward train`, `tokenward demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenward.cli.words import call, recipe_maker
+from tokenward.errors import InputError
+from tokenward.train.flags import keywords_help, options_help, read_words
+from tokenward.train.settings import read_file, resolve
+
+TRAIN_USAGE = """\
+tokenward train RECIPE --model M --data D --out RUN_DIR [--config run.yaml] [flags]
+tokenward train --from RUN_DIR --out NEW_DIR [flags]     the same run again, flags on top
+tokenward train --resume RUN_DIR                         go on with an interrupted run
+
+RECIPE is a name that `tokenward recipes` lists, or file.py:function. Precedence: default < file < flag; the file's
+keys are the flags' names with underscores, and `recipe`.
+"""
+
+
+def train(words: list[str]) -> int:
+    """tokenward train."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print(TRAIN_USAGE)
+        print(keywords_help(recipe_maker(alone[0]), title="recipe") if alone else "Add RECIPE for its own flags.")
+        print(options_help())
+        return 0
+    from tokenward.train import loop, opened
+
+    from_dir, config, back = (flags.pop(name, None) for name in ("from", "config", "resume"))
+    if len(alone) > 1:
+        raise InputError(f"train takes one RECIPE, got {' '.join(alone)}")
+    if back is not None:
+        if alone or flags or from_dir or config:
+            raise InputError("--resume RUN_DIR goes on with the run as it was: give no recipe and no other flag")
+        with opened.resumed(Path(back)) as live:
+            return _told(loop.train(live))
+    if from_dir is not None and config is not None:
+        raise InputError("--from and --config both give the settings: give one")
+    file = {} if config is None else read_file(config)
+    if from_dir is not None:
+        file = read_file(Path(from_dir) / "config.yaml")
+        file.pop("out", None)
+    name = str(file.pop("recipe", ""))
+    name = alone[0] if alone else name
+    if not name:
+        raise InputError("train needs a RECIPE: `tokenward recipes` lists them")
+    made = resolve(recipe=name, function=recipe_maker(name), file=file, flags=flags)
+    with opened.fresh(made.config, made.recipe, keywords=made.keywords) as live:
+        return _told(loop.train(live))
+
+
+def _told(result: Any) -> int:
+    """Say where the model lies."""
+    print(f"{result.updates} updates in {result.seconds:.0f} s: {result.model}")
+    return 0
+
+
+def demo(words: list[str]) -> int:
+    """tokenward demo."""
+
+    def story(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0) -> str:
+        """SFT, DPO, a reward model, PPO and RTO on the built-in world, and a report. `scale` multiplies the updates."""
+        from tokenward.demo import demo as work
+
+        return work(seed=seed, out=out, scale=scale)
+
+    if (told := call(story, words, of="demo")) is not None:
+        print(told)
+    return 0
