@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib import figure as canvas
+from matplotlib.ticker import FuncFormatter
 
 from tokenward.report.figures import COLORS, MARKERS, STYLES
 from tokenward.studies.study import Figure, Series
 
 SIZE = (6.4, 4.0)  # inches
+MOST_UPRIGHT = 6  # names under bars that stand side by side
 
 
 def svg(figure: Figure) -> str:
@@ -46,10 +49,20 @@ def drawn(figure: Figure) -> canvas.Figure:
             _curve(axes, one, index=index, color=color)
     if not bars:
         axes.set_xscale(figure.x_scale)
+        if figure.x_scale == "log":
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(FuncFormatter(_minor(axes.get_xlim())))
     axes.set_yscale(figure.y_scale)
     if len(figure.series) > 1:
         axes.legend(fontsize=8.5, frameon=False)
     return sheet
+
+
+def _minor(limits: tuple[float, float]) -> Callable[[float, object], str]:
+    """Labels of 2 and 5 between the powers of ten, where the axis is shorter than two of them."""
+    if limits[1] > 100 * limits[0]:
+        return lambda *_: ""
+    return lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _curve(axes: Any, one: Series, *, index: int, color: str) -> None:
@@ -73,4 +86,5 @@ def _bars(axes: Any, one: Series, *, place: int, count: int, color: str) -> None
     if one.low is not None and one.high is not None:
         errors = [[y - a for y, a in zip(one.y, one.low)], [b - y for y, b in zip(one.y, one.high)]]
     axes.bar(at, one.y, width=width, color=color, label=one.name, yerr=errors, capsize=2)
-    axes.set_xticks(range(len(one.x)), [str(name) for name in one.x], fontsize=8.5)
+    slanted = {"rotation": 60, "ha": "right"} if len(one.x) > MOST_UPRIGHT else {}
+    axes.set_xticks(range(len(one.x)), [str(name) for name in one.x], fontsize=8.5, **slanted)

@@ -1,0 +1,151 @@
+"""Studies: their records, their pages, their command; and their numbers computed a second time in numpy."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.lab.plain import gibbs, kl, tv
+from tokenward.cli import main
+from tokenward.errors import InputError
+from tokenward.lab.world import default_world
+from tokenward.report.study_page import shown, write_study
+from tokenward.studies import STUDIES
+from tokenward.studies.study import Claim, Figure, Series, Study, Table, read, write
+from tokenward.studies.worlds import bandit
+
+LITTLE = Study(
+    name="little",
+    title="A <b>title</b> & more",
+    question="Is <script>alert(1)</script> text?",
+    world="one",
+    claims=(
+        Claim("true", "s", "c", 1.0, at_most=2.0),
+        Claim("<i>false</i>", "s", "c", float("nan"), at_least=0.0, at_most=1.0),
+    ),
+    figures=(
+        Figure("lines", "t", "x", "y", (Series("a", [1.0, 2.0], [3.0, float("inf")], low=[1.0, 2.0], high=[4.0, 5.0]),), "c"),
+        Figure("bars", "t", "x", "y", (Series("a", ["p", "q"], [3.0, 4.0], style="bars"),), "c", y_scale="log"),
+    ),
+    tables=(Table("numbers", ("a", "b"), (("x", 1.5), ("y", None))),),
+    notes=("a note",),
+)
+
+
+def test_a_study_survives_its_file(tmp_path):
+    write(LITTLE, tmp_path / "data.jsonl")
+    back = read(tmp_path / "data.jsonl")
+    assert [c.holds for c in back.claims] == [True, False]
+    assert math.isnan(back.claims[1].measured) and math.isinf(back.figures[0].series[0].y[1])
+    plain = [replace(s, claims=(), figures=(), notes=()) for s in (LITTLE, back)]
+    assert plain[0] == plain[1] and back.notes == ("a note",)
+    for line in (tmp_path / "data.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_a_page_escapes_every_text_and_loads_nothing(tmp_path):
+    write(LITTLE, tmp_path / "data.jsonl")
+    text = write_study(tmp_path).read_text()
+    assert "<script" not in text and "<b>" not in text and "&lt;b&gt;title" in text and "&lt;i&gt;false" in text
+    assert "1 of 2 hold" in text and "does not hold" in text
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert {p.name for p in tmp_path.iterdir()} >= {"lines.svg", "lines.png", "bars.svg", "bars.png", "index.html"}
+
+
+@pytest.mark.parametrize(
+    ("make", "say"),
+    [
+        (lambda: Claim("x", "s", "c", 1.0), "could not fail"),
+        (lambda: Series("x", [1.0], [1.0, 2.0]), "differ in length"),
+        (lambda: Table("x", ("a",), (("b", "c"),)), "1 cells"),
+    ],
+)
+def test_records_refuse_what_they_cannot_mean(make, say):
+    with pytest.raises(InputError, match=say):
+        make()
+
+
+def test_numbers_are_shown_with_the_digits_that_count():
+    assert [shown(x) for x in (0.0, -3.0, 1e9, float("nan"), 1.23456e-7)] == ["0", "-3", "1e+09", "nan", "1.235e-07"]
+
+
+def test_a_file_that_is_no_study_is_one_line(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"kind": "claim"}\n')
+    with pytest.raises(InputError, match="run the study again"):
+        read(tmp_path / "data.jsonl")
+
+
+def test_the_command_names_what_it_knows(capsys):
+    assert main(["study", "shfit", "--out", "nowhere"]) == 2
+    assert "Did you mean 'shift'?" in capsys.readouterr().err
+    assert main(["study"]) == 2 and "study takes --all or names" in capsys.readouterr().err
+    assert main(["study", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in STUDIES)
+
+
+def test_the_command_writes_a_study_and_its_page(tmp_path, capsys):
+    world = {
+        "tau": 0.5, "vocab": 3, "horizon": 1,
+        "prompts": [{"ref": [0.5, 0.3, 0.2], "reward": [0.0, 1.0, -1.0]}],
+    }  # fmt: skip
+    (tmp_path / "world.json").write_text(json.dumps(world))
+    assert main(["study", "shift", "--world", str(tmp_path / "world.json"), "--out", str(tmp_path)]) == 0
+    assert "claims hold" in capsys.readouterr().out
+    assert "3 sequences of 1 token, τ = 0.5" in read(tmp_path / "shift" / "data.jsonl").world
+    assert (tmp_path / "shift" / "index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_claim_holds_on_the_studys_own_world(name):
+    study = STUDIES[name](None)
+    assert study.name == name and not study.failed, [claim.text for claim in study.failed]
+    assert study.figures and len({figure.name for figure in study.figures}) == len(study.figures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["targets", "shift", "temperature"])
+def test_claims_hold_on_a_tree_too(name):
+    assert not STUDIES[name](default_world()).failed
+
+
+# ------------------------------------------------------------------------------- the numbers a second time, in numpy
+
+
+def bandit_numbers() -> tuple[np.ndarray, np.ndarray, float]:
+    world = bandit()
+    return world.prompts[0].ref.numpy(), world.prompts[0].reward.numpy(), world.tau
+
+
+def test_temperature_numbers_again():
+    ref, reward, _ = bandit_numbers()
+    series = {one.name: one for figure in STUDIES["temperature"](None).figures for one in figure.series}
+    taus = series["E[r] under π^τ"].x
+    laws = [gibbs(ref, reward, tau) for tau in taus]
+    np.testing.assert_allclose(series["E[r] under π^τ"].y, [law @ reward for law in laws], rtol=1e-9)
+    np.testing.assert_allclose(series["KL(π^τ‖π_ref)"].y, [kl(law, ref) for law in laws], rtol=1e-9)
+    np.testing.assert_allclose(series["its ceiling, log 1/π_ref(best)"].y, -np.log(ref[reward.argmax()]))
+
+
+def test_shift_numbers_again():
+    """The closed forms of three causes, written out; and the mass that answers never seen end up with."""
+    ref, reward, tau = bandit_numbers()
+    study = STUDIES["shift"](None)
+    apart = dict(zip(study.figures[0].series[0].x, study.figures[0].series[0].y, strict=True))
+    target = gibbs(ref, reward, tau)
+    centered = np.where(np.arange(5) < 3, reward - reward[:3].mean(), 0.0)
+    wave = ref * np.exp(np.cos(np.arange(5.0)))
+    expected = {
+        "all pairs": 0.0,
+        "not all linked": tv(gibbs(ref, centered, tau), target),
+        "chosen, rejected\nindependent": tv(gibbs(ref, np.log(wave / wave.sum() / ref), tau), target),
+        "labels at\nT = 2": tv(gibbs(ref, reward, 2 * tau), target),
+    }
+    for name, value in expected.items():
+        assert apart[name] == pytest.approx(value, abs=1e-6), name
