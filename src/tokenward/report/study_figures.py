@@ -53,7 +53,9 @@ def drawn(figure: Figure) -> canvas.Figure:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(FuncFormatter(_minor(axes.get_xlim())))
     axes.set_yscale(figure.y_scale)
-    if len(figure.series) > 1:
+    if len(figure.series) > 1 and bars:  # beside the bars, not over them
+        sheet.legend(fontsize=8.5, frameon=False, loc="outside lower center", ncols=len(bars))
+    elif len(figure.series) > 1:
         axes.legend(fontsize=8.5, frameon=False)
     return sheet
 

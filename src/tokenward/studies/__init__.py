@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokenward.lab.world import World
+from tokenward.studies.data_design import data_design
+from tokenward.studies.rates import rates
 from tokenward.studies.shift import shift
 from tokenward.studies.study import Study
 from tokenward.studies.targets import targets
@@ -13,5 +15,7 @@ from tokenward.studies.temperature import temperature
 STUDIES: dict[str, Callable[[World | None], Study]] = {
     "targets": targets,
     "shift": shift,
+    "rate": rates,
     "temperature": temperature,
+    "data-design": data_design,
 }
