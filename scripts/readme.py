@@ -31,7 +31,9 @@ FOLDERS = (
     "train",
     "search",
     "diagnose",
+    "studies",
     "report",
+    "cli",
 )  # bottom to top
 
 
@@ -53,7 +55,7 @@ def tree() -> str:
         lines += [
             f"{indent}{path.name:<{22 - len(indent)}}{first_sentence(path)}"
             for path in sorted(here.glob("*.py"))
-            if folder == "recipes" or path.name != "__init__.py"
+            if folder in ("recipes", "studies", "cli") or path.name != "__init__.py"
         ]
     return "\n".join([*lines, "```"])
 

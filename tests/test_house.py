@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import figures
 import lengths
 import mutate
 import readme
 from faults import FAULTS, Fault
 from tokenward import recipes
+from tokenward.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -127,6 +129,15 @@ def test_the_readme_names_no_file_that_is_gone():
     have = {path.name for folder in ("src", "tests", "scripts", "examples") for path in (ROOT / folder).rglob("*.py")}
     own = {"reward.py"}  # the reader's files in its examples
     assert sorted(set(re.findall(r"\b([a-z_0-9]+\.py)\b", text)) - have - own) == []
+
+
+def test_every_picture_of_the_pages_is_a_figure_that_was_drawn():
+    drawn = {path.stem for path in figures.FIGURES.glob("*.svg")}
+    assert figures.shown() and figures.shown() == drawn, "run: python scripts/figures.py"
+    for name in drawn:
+        study, figure = figures.origin(name, [*STUDIES, "language-model"])
+        texts = (ROOT / "src" / "tokenward").glob("transfer*.py" if study == "language-model" else "studies/*.py")
+        assert any(f'"{figure}"' in path.read_text(encoding="utf-8") for path in texts), name
 
 
 def test_the_example_of_contributing_is_a_recipe(tmp_path):

@@ -29,7 +29,14 @@ LITTLE = Study(
         Claim("<i>false</i>", "s", "c", float("nan"), at_least=0.0, at_most=1.0),
     ),
     figures=(
-        Figure("lines", "t", "x", "y", (Series("a", [1.0, 2.0], [3.0, float("inf")], low=[1.0, 2.0], high=[4.0, 5.0]),), "c"),
+        Figure(
+            "lines",
+            "t",
+            "x",
+            "y",
+            (Series("a", [1.0, 2.0], [3.0, float("inf")], low=[1.0, 2.0], high=[4.0, 5.0]),),
+            "c",
+        ),
         Figure("bars", "t", "x", "y", (Series("a", ["p", "q"], [3.0, 4.0], style="bars"),), "c", y_scale="log"),
     ),
     tables=(Table("numbers", ("a", "b"), (("x", 1.5), ("y", None))),),
@@ -149,3 +156,69 @@ def test_shift_numbers_again():
     }
     for name, value in expected.items():
         assert apart[name] == pytest.approx(value, abs=1e-6), name
+
+
+def laplacian_spectrum(weight: np.ndarray) -> np.ndarray:
+    """Eigenvalues of diag(w1) − w above the constant vector's 0."""
+    return np.linalg.eigvalsh(np.diag(weight.sum(-1)) - weight)[1:]
+
+
+def test_rate_numbers_again():
+    """λ of each method on uniform pairs, step 1/λ_max: contraction 1 − λ_min/λ_max, from numpy eigenvalues."""
+    ref, reward, tau = bandit_numbers()
+    (table,) = STUDIES["rate"](None).tables
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    pairs = np.full((5, 5), 2 / 25) * (1 - np.eye(5))
+    p = 1 / (1 + np.exp(-(reward[:, None] - reward)))
+    target = gibbs(ref, reward, tau)
+    own = np.linalg.eigvalsh(np.diag(target) - np.outer(target, target))[1:]
+    tangent = np.eye(5) - target  # ∂ log π(y)/∂ logits, rows y
+    expected = {
+        "DPO": laplacian_spectrum(pairs * p * (1 - p)),
+        "RDA": laplacian_spectrum(pairs),
+        "RA, Z given": np.linalg.eigvalsh(tangent.T @ np.diag(ref) @ tangent)[1:],
+        "BDA, own samples": own,
+        "policy gradient": own,
+    }
+    for name, values in expected.items():
+        assert rows[name]["contraction predicted"] == pytest.approx(1 - values[0] / values[-1], abs=1e-9), name
+        assert rows[name]["condition number"] == pytest.approx(values[-1] / values[0], rel=1e-9), name
+
+
+def test_design_numbers_again():
+    """λ₂ and the error per label of the named designs, from numpy; the optimized one beats them."""
+    ref, reward, tau = bandit_numbers()
+    study = STUDIES["data-design"](None)
+    table = study.tables[0]
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    order = np.argsort(-reward)
+    target = gibbs(ref, reward, tau)
+    spread = np.diag(target) - np.outer(target, target)
+    designs = {
+        "complete": [(i, j) for i in range(5) for j in range(i)],
+        "path of adjacent ranks": list(zip(order, order[1:], strict=False)),
+        "star on the best": [(order[0], j) for j in order[1:]],
+        "star on the worst": [(order[-1], j) for j in order[:-1]],
+    }
+    for name, edges in designs.items():
+        curved = np.zeros((5, 5))
+        for i, j in edges:
+            p = 1 / (1 + np.exp(reward[j] - reward[i]))
+            curved[i, j] = curved[j, i] = p * (1 - p) / len(edges)
+        assert rows[name]["λ₂, DPO"] == pytest.approx(laplacian_spectrum(curved)[0], rel=1e-9), name
+        inverse = np.linalg.pinv(np.diag(curved.sum(-1)) - curved)
+        assert rows[name]["error × N"] == pytest.approx(np.trace(spread @ inverse) / (2 * tau**2), rel=1e-9), name
+        assert rows["optimized"]["λ₂, DPO"] > rows[name]["λ₂, DPO"]
+
+
+def test_a_world_that_a_study_cannot_use_is_one_line_and_the_others_go_on(tmp_path, capsys):
+    world = {
+        "tau": 0.5, "vocab": 2, "horizon": 2, "eos": 1,
+        "prompts": [{"ref": [0.2, 0.3, 0.5], "reward": [1.0, 0.5, -0.5]}],
+    }  # fmt: skip
+    (tmp_path / "w.json").write_text(json.dumps(world))
+    words = ["data-design", "temperature", "--world", str(tmp_path / "w.json"), "--out", str(tmp_path)]
+    assert main(["study", *words]) == 2
+    told = capsys.readouterr()
+    assert told.err.strip().count("\n") == 0 and "give a world of horizon 1 with one prompt" in told.err
+    assert (tmp_path / "temperature" / "index.html").exists() and not (tmp_path / "data-design").exists()

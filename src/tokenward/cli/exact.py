@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from tokenward.train.settings import arguments
 
 LAB_USAGE = """\
 tokenward lab RECIPE… | --all [--world FILE.json] [--json] [recipe flags]
+tokenward lab RECIPE… --rate [--step S] [--world FILE.json] [--json] [recipe flags]
 
 Solves each recipe exactly on a finite world and compares with the closed form. Exit 1 when one is missed.
+--rate: how fast gradient descent comes to rest there, predicted and measured, and what sets it. Step: 1/λ_max, half
+the largest stable one, unless it is given; proximal recipes are counted in exact steps, eta = 1/(2 tau).
 """
 STUDY_USAGE = """\
 tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/studies)
@@ -37,16 +41,33 @@ def lab(words: list[str]) -> int:
     from tokenward.lab import verify
     from tokenward.recipes import RECIPES
 
-    every, as_json, world = (flags.pop(name, None) for name in ("all", "json", "world"))
+    every, as_json, world, rate, step = (flags.pop(name, None) for name in ("all", "json", "world", "rate", "step"))
     if every is not None and alone:
         raise InputError(f"lab takes --all or names, got both: {' '.join(alone)}")
     names = list(RECIPES) if every is not None else alone
     if not names:
         raise InputError("lab needs a RECIPE, or --all")
     overrides = {key: value for name in names for key, value in arguments(recipe_maker(name), flags, of=name).items()}
+    if rate is not None:
+        return _rates(names, world, overrides, step, as_json)
+    if step is not None:
+        raise InputError("lab: --step belongs to --rate: give --rate too")
     answers = verify.run(names, world_path=world, overrides=overrides)
     print(json.dumps(answers, indent=2) if as_json is not None else verify.render(answers))
     return 1 if verify.missed(answers) else 0
+
+
+def _rates(names: list[str], world: str | None, overrides: dict[str, Any], step: str | None, as_json: Any) -> int:
+    from tokenward.lab import rate_table
+
+    try:
+        size = None if step is None else float(step)
+    except ValueError:
+        raise InputError(f"lab: step must be a number, got {step!r}") from None
+    rates = rate_table.run(names, world_path=world, overrides=overrides, step=size)
+    objects = [rate_table.as_json(one) for one in rates]
+    print(json.dumps(objects, indent=2) if as_json is not None else rate_table.render(rates))
+    return 1 if rate_table.missed(rates) else 0
 
 
 def study(words: list[str]) -> int:
@@ -67,15 +88,22 @@ def study(words: list[str]) -> int:
     from tokenward.report.study_page import write_index, write_study
     from tokenward.studies.run import run
 
-    out, failed = Path(flags.get("out", "runs/studies")), 0
+    out, failed, written = Path(flags.get("out", "runs/studies")), 0, []
+    refused: list[str] = []
     for done in run(names, out=out, world_path=flags.get("world"), workers=min(2, os.cpu_count() or 1)):
+        if done.refused is not None:
+            refused.append(done.refused)
+            continue
         path = write_study(out / done.name)
+        written.append(done.name)
         held = f"{done.claims - len(done.failed)} of {done.claims} claims hold"
         print(f"{done.name:<15} {held:<24} {done.seconds:5.1f} s  {path}", flush=True)
         print("".join(f"  does not hold: {text}\n" for text in done.failed), end="")
         failed += len(done.failed)
-    if len(names) > 1:
-        print(write_index(out, names))
+    if len(written) > 1:
+        print(write_index(out, [name for name in names if name in written]))
+    if refused:
+        raise InputError("\n".join(refused))
     return 1 if failed else 0
 
 
@@ -95,8 +123,9 @@ def _language_model(flags: dict[str, str]) -> int:
 
 
 def recipes(words: list[str]) -> int:
-    """tokenward recipes: a table, or one recipe with its axes and its BibTeX."""
+    """tokenward recipes: a table, or one recipe with its axes, what is known of it, and its BibTeX."""
     alone, flags = read_words(words)
+    from tokenward.objective.advice import Facts, advise
     from tokenward.recipes import RECIPES
 
     if "help" in flags:
@@ -110,7 +139,8 @@ def recipes(words: list[str]) -> int:
         print(json.dumps([_facts(name, recipe) for name, recipe in made.items()], indent=2))
     elif alone:
         (recipe,) = made.values()
-        print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n\n{recipe.cite()}")
+        known = "".join(f"{one}\n" for one in advise(recipe, facts=Facts())) + "\n"
+        print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n{known}{recipe.cite()}")
     else:
         print(f"{'recipe':<16}{'scenario':<10}{'learns from':<13}needs")
         for name, facts in ((name, _facts(name, recipe)) for name, recipe in made.items()):
@@ -123,5 +153,8 @@ def recipes(words: list[str]) -> int:
 def _facts(name: str, recipe: Any) -> dict[str, Any]:
     streams = [stream.kind for stream in recipe.streams]
     found = {"recipe": name, "scenario": recipe.scenario, "streams": streams, "needs": sorted(recipe.needs)}
-    terms = {term.name: repr(term) for term in recipe.terms}
-    return {**found, "steps": [repr(step) for step in recipe.steps], "terms": terms, "sources": list(recipe.sources)}
+    from tokenward.objective.advice import Facts, advise
+
+    steps, terms = [repr(step) for step in recipe.steps], {term.name: repr(term) for term in recipe.terms}
+    advice = [asdict(one) for one in advise(recipe, facts=Facts())]
+    return {**found, "steps": steps, "terms": terms, "advice": advice, "sources": list(recipe.sources)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tokenward.cli.words import call, only
 from tokenward.errors import InputError, nearest
@@ -45,13 +46,16 @@ def report(words: list[str]) -> int:
 
 
 def data(words: list[str]) -> int:
-    """tokenward data check, tokenward data show; exit 2 when a run would refuse the file."""
-    names = ("check", "show")
+    """tokenward data check, show, graph; exit 2 when a run would refuse the file."""
+    names = ("check", "show", "graph")
     if words[:1] in ([], ["--help"]):
         print("tokenward data check FILE --tokenizer T [flags]\ntokenward data show FILE --tokenizer T [flags]")
+        print("tokenward data graph FILE [--split S] [--json]      pairs, or a world of the lab (one .json object)")
         return 0
     if words[0] not in names:
         raise InputError(f"data has no command {words[0]!r}.{nearest(words[0], names)}")
+    if words[0] == "graph":
+        return _graph(words[1:])
     from tokenward.diagnose.data_file import check_file, show_file
 
     rest = ["--file", *words[1:]] if words[1:] and not words[1].startswith("--") else words[1:]
@@ -62,6 +66,25 @@ def data(words: list[str]) -> int:
     if found is not None:
         print("\n".join(found.lines()))
     return 2 if found is not None and found.verdict else 0
+
+
+def _graph(words: list[str]) -> int:
+    from tokenward.diagnose.comparisons import file_graph
+    from tokenward.diagnose.world_graph import is_world, world_graph
+
+    def graph(file: str, *, split: str = "train") -> Any:
+        """What a file of pairs compares: prompts, answers, components, contradictions, and what the labels can fix.
+
+        FILE holds pairs as `tokenward data check` knows them, or one JSON object with tau and prompts: a world of the
+        lab, for which the spectra and the mass of answers never compared are told too. --json prints one object.
+        """
+        return world_graph(file) if is_world(file) else file_graph(file, split=split)
+
+    rest = [word for word in words if word != "--json"]
+    rest = ["--file", *rest] if rest and not rest[0].startswith("--") else rest
+    if (found := call(graph, rest, of="data graph")) is not None:
+        print(json.dumps(found.as_json(), indent=2) if "--json" in words else "\n".join(found.lines()))
+    return 0
 
 
 def doctor(words: list[str]) -> int:

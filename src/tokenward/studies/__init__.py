@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tokenward.lab.world import World
+from tokenward.studies.connection import connection
 from tokenward.studies.data_design import data_design
+from tokenward.studies.demonstrations import demonstrations
+from tokenward.studies.kl_estimators import kl_estimators
 from tokenward.studies.rates import rates
+from tokenward.studies.rto import rto
 from tokenward.studies.shift import shift
 from tokenward.studies.study import Study
 from tokenward.studies.targets import targets
@@ -18,4 +22,8 @@ STUDIES: dict[str, Callable[[World | None], Study]] = {
     "rate": rates,
     "temperature": temperature,
     "data-design": data_design,
+    "connection": connection,
+    "kl-estimators": kl_estimators,
+    "rto": rto,
+    "demonstrations": demonstrations,
 }

@@ -12,7 +12,7 @@ from typing import final
 
 import torch
 
-from tokenward.errors import InputError, nearest
+from tokenward.errors import InputError, RunError, nearest
 from tokenward.lab.world_file import read_world
 from tokenward.studies import STUDIES
 from tokenward.studies.study import write
@@ -21,12 +21,16 @@ from tokenward.studies.study import write
 @final
 @dataclass(frozen=True)
 class Done:
-    """A study that was computed: how many of its claims hold, the texts of those that do not, and how long it took."""
+    """A study that was computed: how many of its claims hold, the texts of those that do not, and how long it took.
+
+    `refused`: why it could not be computed (this world is none of its kind, a library is missing); the others go on.
+    """
 
     name: str
     claims: int
     failed: tuple[str, ...]
     seconds: float
+    refused: str | None = None
 
 
 def run(names: Sequence[str], *, out: Path, world_path: str | None, workers: int) -> Iterator[Done]:
@@ -49,8 +53,10 @@ def _one(name: str, out: Path, world_path: str | None) -> Done:
     torch.set_num_threads(1)  # small matrices: a second thread only waits
     try:
         study = STUDIES[name](None if world_path is None else read_world(world_path))
+        write(study, out / name / "data.jsonl")
+    except (InputError, RunError) as error:
+        return Done(name, 0, (), time.perf_counter() - before, str(error))
     finally:
         torch.set_num_threads(threads)
-    write(study, out / name / "data.jsonl")
     failed = tuple(claim.text for claim in study.failed)
     return Done(name, len(study.claims), failed, time.perf_counter() - before)
