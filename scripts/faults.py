@@ -187,7 +187,7 @@ COMPOSITION = [
 ]  # fmt: skip
 
 ADVICE = [
-    Fault(GIVEN, "term.offset is not None or on_policy(recipe)", "term.offset is not None",
+    Fault(GIVEN, "isinstance(term.link, Square) and not _any_number(recipe)", "isinstance(term.link, Square)",
           "advice: a missing normalizer is blamed on the policy's own answers", SAID),
     Fault(GIVEN, 'stream.sampler in ("policy-through", "target")', 'stream.sampler in ("policy-through", "target", "data")',
           "advice: nothing on the mean reward", SAID),
@@ -286,6 +286,13 @@ MASKS = [
 LAB_EXACT, LAB_TREE = ("tests/lab/test_exact.py",), ("tests/lab/test_tree.py",)
 LAB_POLICY, LAB_WORLD = ("tests/lab/test_policy.py",), ("tests/lab/test_policy.py", "tests/lab/test_world_file.py")
 LAB_REACHED = ("tests/lab/test_verify.py::test_recipes_reach_what_numpy_says",)
+LAB_GROUPS = ("tests/lab/test_groups.py",)
+LAB_FIXED = tuple(
+    f"tests/lab/test_fixed_points.py::test_{name}"
+    for name in ("grpo_rests_at_the_larger_self_consistent_temperature",
+                 "ppo_with_a_kl_in_the_loss_rests_where_its_own_whitened_advantages_say")
+)
+LAB_ESTIMATORS = ("tests/lab/test_estimators.py",)
 
 LAB = [
     Fault("src/tokenward/lab/exact.py", "v[:, level] = tau * torch.logsumexp(ref_logp[:, level] + q[:, level] / tau, dim=-1)",
@@ -310,8 +317,26 @@ LAB = [
           "the end token does not end", LAB_TREE),
     Fault("src/tokenward/lab/tree.py", "return mass.log() - mass.sum(-1, keepdim=True).log()", "return mass.log()",
           "the token form of a law is not normalized", LAB_TREE),
-    Fault("src/tokenward/lab/policy.py", "weight=(world.weight[:, None] * rows).flatten()", "weight=rows.flatten()",
+    Fault("src/tokenward/lab/groups.py", "weight * one.chance, one.share))", "one.chance, one.share))",
           "prompts weigh the same in the lab", LAB_POLICY),
+    Fault("src/tokenward/lab/groups.py", "return (self.log_ways + logs).exp()", "return logs.exp()",
+          "a multiset is as likely as one of its orders", LAB_GROUPS),
+    Fault("src/tokenward/lab/groups.py", "(rows.share[second] - same / rows.size[first]) / (1 - 1 / rows.size[first])", "rows.share[second]",
+          "an answer of a group is compared with itself", LAB_GROUPS),
+    Fault("src/tokenward/lab/fixed_points.py", "return NONE if uneven or _feels_size(recipe, world) else", "return NONE if uneven else",
+          "GRPO's limit is predicted for finite groups", LAB_GROUPS),
+    Fault("src/tokenward/lab/self_consistent.py", "sigma[i] = found[0]", "sigma[i] = found[-1]",
+          "the smallest self-consistent temperature is predicted", LAB_FIXED),
+    Fault("src/tokenward/lab/self_consistent.py", "if gae is not None:", "if gae is None:",
+          "whitened GAE is predicted without its critic", LAB_FIXED),
+    Fault("src/tokenward/lab/solve.py", "if scales(problem.recipe):", "if not scales(problem.recipe):",
+          "the flow from the reference is not followed", LAB_FIXED),
+    Fault("src/tokenward/lab/estimators.py", "path = (moved - moved.detach()).cumsum(-1).exp()", "path = (moved - moved.detach()).exp()",
+          "the ratio is that of one token", LAB_ESTIMATORS),
+    Fault("src/tokenward/lab/estimators.py", "(2 * square**2 + square**3) / 4", "(2 * square**2) / 4",
+          "k2's spread without the mean of z", LAB_ESTIMATORS),
+    Fault("src/tokenward/lab/connection.py", "gap * law[:, None, :]", "gap * law[:, :, None]",
+          "the preference advantage averages over the wrong answer", LAB_ESTIMATORS),
     Fault("src/tokenward/lab/policy.py", "return law.detach()", "return world.ref",
           "on-policy rows are drawn from the reference", LAB_POLICY + LAB_REACHED),
     Fault("src/tokenward/lab/policy.py", "(table.exp() * (table - ref)).sum(-1)", "(ref.exp() * (ref - table)).sum(-1)",
@@ -330,4 +355,49 @@ LAB = [
           "the Laplacian's sign", ("tests/lab/test_graph.py",)),
 ]  # fmt: skip
 
-FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB]
+RATE, GRAPH, DESIGN = ("tests/lab/test_rate.py",), ("tests/lab/test_graph.py",), ("tests/lab/test_design.py",)
+SAMPLE, COMPARED = ("tests/lab/test_finite_sample.py",), ("tests/test_comparisons.py",)
+RATES = [
+    Fault("src/tokenward/lab/graph.py", "eigen[:, 1].tolist()", "eigen[:, 0].tolist()",
+          "λ₂ of a component is its 0", GRAPH),
+    Fault("src/tokenward/lab/graph.py", "_reached(beats, label) & _reached(beats.flip(-1), label)", "_reached(beats, label)",
+          "wins one way make scores finite", GRAPH),
+    Fault("src/tokenward/lab/graph.py", "return torch.sigmoid(gap) * torch.sigmoid(-gap)", "return torch.sigmoid(gap)",
+          "σ for σ′", DESIGN),
+    Fault("src/tokenward/lab/curvature.py", "(entry - passed * table[:, None])", "entry",
+          "log-probabilities without their normalizer", RATE),
+    Fault("src/tokenward/lab/curvature_terms.py", "torch.full_like(z, 2.0)", "torch.full_like(z, 1.0)",
+          "half the curvature of a square", RATE),
+    Fault("src/tokenward/lab/curvature_terms.py", "matrix = matrix - force.sum() * torch.diag(law[i])", "pass",
+          "the forces left at an optimum do not count", RATE),
+    Fault("src/tokenward/lab/curvature_terms.py", "torch.diag(own / size)", "torch.diag(own)",
+          "a token mean counts as a sum", RATE),
+    Fault("src/tokenward/lab/curvature_terms.py", "share * beta / size * (basis", "beta / size * (basis",
+          "myopic KL: prompts weigh the same", RATE),
+    Fault("src/tokenward/lab/contraction.py", "step * (up - down) / 2", "step * (up - down)",
+          "the descent takes double steps", RATE),
+    Fault("src/tokenward/lab/rate.py", "widest = 2 * (wanted", "widest = (wanted",
+          "the bound counts on half the range", RATE),
+    Fault("src/tokenward/lab/rate.py", "CONVERGED and has_optimum(recipe, problem)", "CONVERGED",
+          "a rate where the loss has no minimum", RATE),
+    Fault("src/tokenward/lab/design.py", "/ (2 * tau**2)", "/ (2 * tau)",
+          "error of labels: τ for τ²", DESIGN),
+    Fault("src/tokenward/lab/design.py", "cvxpy.multiply(sizes, weight)", "weight",
+          "the best weights do not see the reward gaps", DESIGN),
+    Fault("src/tokenward/lab/finite_sample.py", "(2 * draws * mean**2)", "(draws * mean**2)",
+          "bias of log Z: doubled", SAMPLE),
+    Fault("src/tokenward/lab/finite_sample.py", "(1 - float(law.square().sum())) / 4", "(1 - float(law.square().sum())) / 2",
+          "floor of hard labels: doubled", SAMPLE),
+    Fault("src/tokenward/lab/finite_sample.py", "wins - games * torch.sigmoid(gap)", "wins - games * torch.sigmoid(gap) * 0.9",
+          "maximum likelihood: another equation", SAMPLE),
+    Fault("src/tokenward/lab/bounds.py", "by_differences=variance / (2 * least)", "by_differences=variance / least",
+          "a bound that is not the one stated", ("tests/lab/test_bounds.py",)),
+    Fault("src/tokenward/diagnose/comparisons.py", "answers.setdefault((prompt, response)", "answers.setdefault((0, response)",
+          "the same text under two prompts is one answer", COMPARED),
+    Fault("src/tokenward/diagnose/comparisons.py", "torch.cat([rows[target > 0], rows[target < 1].flip(-1)])", "rows",
+          "a soft label is a win", COMPARED),
+    Fault("src/tokenward/diagnose/world_graph.py", "one.prompt.ref[unseen].sum()", "one.prompt.ref.sum()",
+          "the unseen leaves have all the mass", COMPARED),
+]  # fmt: skip
+
+FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES]

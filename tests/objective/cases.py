@@ -9,6 +9,23 @@ from tokenward.types import Batch, Signal, TokenStats
 # Recipes in another form than their default, so that the laws hold for every placement of the KL and every aggregation.
 VARIANTS: list[tuple[str, dict[str, float | str]]] = [
     ("ra", {"normalizer": "given"}),
+    ("ra", {"normalizer": "mean_reward"}),
+    ("ra", {"normalizer": "monte_carlo"}),
+    ("ra", {"normalizer": "monte_carlo", "sampler": "reference"}),
+    ("ra", {"normalizer": "monte_carlo", "sampler": "policy"}),
+    ("rda", {"sampler": "policy"}),
+    ("pra", {"labels": "draw", "link": "logistic"}),
+    ("pra", {"labels": "hard", "link": "brier"}),
+    ("pra", {"labels": "smoothed"}),
+    ("pra", {"sampler": "policy", "labels": "smoothed", "label_temperature": 0.5}),
+    ("bda", {"sampler": "policy-through"}),
+    ("bda", {"direction": "forward"}),
+    ("bda", {"direction": "forward", "sampler": "reference"}),
+    ("bda", {"direction": "forward", "sampler": "data"}),
+    ("bda", {"direction": "forward", "sampler": "target"}),
+    ("f_dpo", {"divergence": "forward_kl"}),
+    ("f_dpo", {"divergence": "reverse_kl"}),
+    ("bco", {"point": "zero"}),
     ("mirror_descent", {"ratio": "token"}),
     ("rto", {"guide_clip": 0.05}),
     ("ppo", {"kl": "exact", "aggregation": "token_sum"}),
@@ -42,6 +59,7 @@ def batch_of(*, seed: int = 0, groups: int = 3, per_group: int = 4, width: int =
         pair_weight=torch.rand(len(first), generator=gen, dtype=torch.float64) + 0.5,
         pair_target=torch.rand(len(first), generator=gen, dtype=torch.float64),
         normalizer=torch.randn(rows, generator=gen, dtype=torch.float64),
+        sampler_logp=-torch.randn(rows, width, generator=gen, dtype=torch.float64).abs(),
     )
 
 

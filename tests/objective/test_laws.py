@@ -9,6 +9,7 @@ import torch
 
 from tests.objective.cases import VARIANTS, batch_of, start_of, stats_of
 from tokenward.errors import InputError
+from tokenward.objective.advantages import GroupBaseline
 from tokenward.objective.fields import TRAINED
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import RECIPES, build
@@ -16,13 +17,18 @@ from tokenward.types import Batch, Signal, TokenStats, present, take
 
 MEMBERS = [(name, {}) for name in RECIPES] + VARIANTS
 IDS = [name + "".join(f"-{v}" for v in settings.values()) for name, settings in MEMBERS]
+assert len(set(IDS)) == len(IDS)
 BUILT = dict(zip(IDS, [build(n, **s) for n, s in MEMBERS], strict=True))
 every_recipe = pytest.mark.parametrize("recipe", BUILT.values(), ids=BUILT)
 
+
 # Leave-one-out is a statement about the number of samples, whitening's and the group's statistics are weighted alike;
 # REBEL compares the rows of pairs, so doubling a row's weight is not doubling its pairs.
-NOT_ADDITIVE = {"rloo", "mirror_descent", "rebel"}
-additive = {k: r for k, r in BUILT.items() if r.name not in NOT_ADDITIVE}
+def is_additive(recipe: Recipe) -> bool:
+    return GroupBaseline("leave_one_out") not in recipe.steps and recipe.name != "rebel"
+
+
+additive = {k: r for k, r in BUILT.items() if is_additive(r)}
 policies = {k: r for k, r in BUILT.items() if "logp" in r.trained}
 
 
@@ -78,7 +84,11 @@ def test_what_lies_outside_the_mask_changes_nothing(recipe: Recipe) -> None:
     )
     column = torch.arange(batch.tokens.shape[1])
     assert batch.reward is not None
-    padded = replace(batch, reward=torch.where(column < batch.length[:, None], batch.reward, nan))
+    padded = replace(
+        batch,
+        reward=torch.where(column < batch.length[:, None], batch.reward, nan),
+        sampler_logp=None if batch.sampler_logp is None else torch.where(batch.mask, batch.sampler_logp, nan),
+    )
     again, again_grads = gradients(recipe, padded, spoiled)
     assert torch.equal(value, again)
     for name, grad in grads.items():

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.masking import at, count, first, keep, row_sum
+from tokenward.masking import at, first, keep, row_sum
 from tokenward.objective.fields import ask
+from tokenward.objective.groups import group_mean, group_size
 from tokenward.types import PROBE, Batch, Signal, TokenStats
 
 _NOTHING: frozenset[str] = frozenset()
@@ -88,10 +89,10 @@ class GroupBaseline:
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
         advantage = ask(signal, "advantage", by=self)
         total = at(advantage, first(batch.mask))
-        groups, mean = _group_mean(total, batch)
+        groups, mean = group_mean(total, batch)
         baseline = mean[groups]
         if self.kind == "leave_one_out":
-            size = _group_size(batch, groups).to(total.dtype)
+            size = group_size(batch, groups).to(total.dtype)
             if bool((size < 2).any()):
                 raise InputError("GroupBaseline('leave_one_out') needs two samples or more of each prompt: --group 2")
             baseline = total - (total - baseline) / (1 - 1 / size)
@@ -114,9 +115,9 @@ class GroupScale:
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
         advantage = ask(signal, "advantage", by=self)
         total = at(advantage, first(batch.mask))
-        groups, mean = _group_mean(total, batch)
+        groups, mean = group_mean(total, batch)
         spread = (total - mean[groups]) ** 2
-        std = _group_mean(spread, batch)[1].sqrt()[groups]
+        std = group_mean(spread, batch)[1].sqrt()[groups]
         flat = std <= 1e-6 * (1 + total.abs())
         scaled = torch.where(flat[:, None], torch.zeros_like(advantage), advantage / (std + self.eps)[:, None])
         return replace(signal, advantage=keep(scaled, batch.mask))
@@ -182,18 +183,3 @@ def _gae(
         ahead = torch.where(mask[:, t], now, ahead)
         next_value = torch.where(mask[:, t], value[:, t], next_value)
     return advantage, keep(advantage + value, mask)
-
-
-def _group_mean(x: Float[Tensor, " B"], batch: Batch) -> tuple[Int[Tensor, " B"], Float[Tensor, " G"]]:
-    """The dense group number of each row, and the weighted mean of x in each group."""
-    _, groups = torch.unique(batch.group, return_inverse=True)
-    sums = torch.zeros(int(groups.max()) + 1, dtype=x.dtype, device=x.device)
-    weight = batch.weight.to(x.dtype) * (count(batch.mask) > 0)
-    total = sums.index_add(0, groups, weight).clamp(min=torch.finfo(x.dtype).tiny)
-    return groups, sums.index_add(0, groups, weight * x) / total
-
-
-def _group_size(batch: Batch, groups: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-    if batch.group_size is not None:
-        return batch.group_size
-    return torch.bincount(groups)[groups].to(batch.weight.dtype)

@@ -48,6 +48,18 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Normalization",
         "arXiv:2501.03262",
     ),
+    "jung2024bco": (
+        "Jung, Seungjae and others",
+        2024,
+        "Binary Classifier Optimization for Large Language Model Alignment",
+        "arXiv:2404.04656",
+    ),
+    "lambert2024tulu": (
+        "Lambert, Nathan and others",
+        2024,
+        "Tulu 3: Pushing Frontiers in Open Language Model Post-Training",
+        "arXiv:2411.15124",
+    ),
     "meng2024simpo": (
         "Meng, Yu and Xia, Mengzhou and Chen, Danqi",
         2024,
@@ -65,6 +77,12 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         2022,
         "Training Language Models to Follow Instructions with Human Feedback",
         "arXiv:2203.02155",
+    ),
+    "peters2007rwr": (
+        "Peters, Jan and Schaal, Stefan",
+        2007,
+        "Reinforcement Learning by Reward-Weighted Regression for Operational Space Control",
+        "ICML 2007",
     ),
     "rafailov2023dpo": (
         "Rafailov, Rafael and others",
@@ -109,6 +127,12 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "arXiv:2502.03095",
     ),
     "tomar2020mdpo": ("Tomar, Manan and others", 2020, "Mirror Descent Policy Optimization", "arXiv:2005.09814"),
+    "wang2023fdpo": (
+        "Wang, Chaoqi and others",
+        2023,
+        "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence Constraints",
+        "arXiv:2309.16240",
+    ),
     "wang2024una": (
         "Wang, Zhichao and others",
         2024,

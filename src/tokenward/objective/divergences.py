@@ -9,16 +9,22 @@ policy, not the Boltzmann one. As a *reward* (k1, full return-to-go) the fixed p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from tokenward.masking import row_sum
+from tokenward.objective.fields import ask
 from tokenward.objective.links import Identity
 from tokenward.objective.rewards import KLPenalty, SignalStep
 from tokenward.objective.terms import Aggregation, LogRatio, Statistic, Term, TokenTerm
+from tokenward.types import Batch, TokenStats
 
 KLPlace = Literal["reward", "loss_k2", "loss_k3", "exact"]
+Divergence = Literal["reverse_kl", "forward_kl", "js"]
 
 
 @final
@@ -45,6 +51,28 @@ class K3:
 
     def __call__(self, z: Tensor, target: Tensor) -> Tensor:
         return torch.exp((-z).clamp(max=20.0)) - 1 + z
+
+
+@final
+@dataclass(frozen=True)
+class DivergenceRatio:
+    """β f′(u) of each row up to a constant, u = π/π_ref of the whole response: the implicit reward of f-DPO.
+
+    reverse_kl f = u log u: log u · forward_kl f = −log u: −1/u · js f = u log u − (u+1) log((u+1)/2): log u/(1+u).
+    The constant cancels in a pair, so this is the score of a pair term. Optimum of E[r] − β E_{π_ref}[f(u)]:
+    f′(u) = (r − λ)/β. log u is cut at −20 in 1/u, where the gradient ends. Source: Wang et al. 2023.
+    """
+
+    divergence: Divergence
+    beta: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"logp", "ref_logp"})
+
+    def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]:
+        gap = ask(stats, "logp", by=self) - ask(stats, "ref_logp", by=self).detach()
+        ratio = row_sum(gap, batch.mask)
+        if self.divergence == "forward_kl":
+            return -self.beta * torch.exp((-ratio).clamp(max=20.0))
+        return self.beta * (ratio if self.divergence == "reverse_kl" else logsigmoid(ratio))
 
 
 def kl_steps(kl: KLPlace, *, beta_kl: float) -> tuple[SignalStep, ...]:

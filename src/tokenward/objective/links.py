@@ -126,8 +126,23 @@ class Square:
 
 @final
 @dataclass(frozen=True)
+class Difference:
+    """z − target: with z = β log π/π_ref and target r its mean over the policy's own answers is −J, J = E[r] − β KL.
+
+    >>> Difference()(torch.tensor(1.0), torch.tensor(3.0))
+    tensor(-2.)
+    """
+
+    def __call__(self, z: Tensor, target: Tensor) -> Tensor:
+        return z - target
+
+
+@final
+@dataclass(frozen=True)
 class SquashedSquare:
-    """(σ(z) − target)², target in [0, 1]. Source: Wang et al. 2024 (UNA), score form.
+    """(σ(z) − target)², target in [0, 1]: the Brier score of a preference, or UNA's score form.
+
+    Strictly proper: minimal exactly where σ(z) = target. Source: Wang et al. 2024 (UNA).
 
     >>> SquashedSquare()(torch.tensor(0.0), torch.tensor(1.0))
     tensor(0.2500)

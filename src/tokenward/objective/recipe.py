@@ -10,8 +10,8 @@ Stage one (`signal`) runs once per batch of whole groups without gradient; terms
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Literal, final
+from dataclasses import dataclass, replace
+from typing import Literal, final, get_args
 
 import torch
 from jaxtyping import Float
@@ -25,17 +25,35 @@ from tokenward.objective.terms import Term
 from tokenward.types import Batch, Signal, TokenStats, present
 
 SCENARIOS: dict[str, str] = {"everywhere": "BDA", "samples": "RA", "differences": "RDA", "labels": "PRA"}
-_BATCH_FIELDS = frozenset(f.name for f in fields(Batch))
 _ORDER = ("everywhere", "samples", "differences", "labels")
+
+Sampler = Literal["data", "reference", "uniform", "old", "policy", "policy-through", "target"]
 
 
 @final
 @dataclass(frozen=True)
 class Stream:
-    """One kind of data a recipe takes: the rows' kind, and for rollouts the least number of samples per prompt."""
+    """One kind of data a recipe takes: the rows' kind, the least number of samples per prompt, who writes the answers.
+
+    `sampler`: "data" what the file or the lab's world gives · "reference" · "uniform" · "old" the policy at the start
+    · "policy" the current one, without gradient through the sampling · "policy-through" with it · "target" π^τ.
+    Rollouts are samples of the current policy. All but "data" are for the lab on the other kinds.
+    """
 
     kind: Literal["demos", "pairs", "labels", "scores", "rollouts"]
     group: int = 1
+    sampler: Sampler = "data"
+
+    def __post_init__(self) -> None:
+        known = {"demos": ("data",), "rollouts": ("data", "policy")}.get(self.kind, get_args(Sampler))
+        if self.sampler not in known:
+            raise InputError(
+                f"a stream of {self.kind} has no sampler {self.sampler!r}: give {' or '.join(map(repr, known))}"
+            )
+
+    def __str__(self) -> str:
+        least = f", {self.group} or more per prompt" if self.group > 1 else ""
+        return self.kind + least + (f", from {self.sampler}" if self.sampler != "data" else "")
 
 
 @final
@@ -90,9 +108,10 @@ class Recipe:
         return frozenset().union(*(term.needs for term in self.terms)) & TRAINED
 
     @property
-    def scope(self) -> Literal["row", "pair"]:
+    def scope(self) -> Literal["row", "pair", "group"]:
         """The smallest set of rows a micro-batch may not cut."""
-        return "pair" if any(term.scope == "pair" for term in self.terms) else "row"
+        scopes = {term.scope for term in self.terms}
+        return "group" if "group" in scopes else "pair" if "pair" in scopes else "row"
 
     @property
     def scenario(self) -> str | None:
@@ -157,9 +176,7 @@ class Recipe:
 
     def __str__(self) -> str:
         rows = [("recipe", self.name), ("scenario", self.scenario or "none (no reward)")]
-        rows += [
-            ("stream", f"{s.kind}" + (f", {s.group} or more per prompt" if s.group > 1 else "")) for s in self.streams
-        ]
+        rows += [("stream", str(stream)) for stream in self.streams]
         rows += [("signal", repr(step)) for step in self.steps] + [("term", repr(term)) for term in self.terms]
         rows += [("update", repr(self.update)), ("needs", ", ".join(sorted(self.needs)))]
         return "\n".join(f"{left:<9} {right}" for left, right in rows)

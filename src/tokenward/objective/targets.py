@@ -7,7 +7,7 @@ Su et al. 2025 (UDRRA): "everywhere" (BDA), "samples" (RA), "differences" (RDA),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, final, runtime_checkable
+from typing import ClassVar, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from tokenward.objective.fields import ask
 from tokenward.types import Batch, Signal, TokenStats
 
 _NOTHING: frozenset[str] = frozenset()
+RowScope = Literal["row", "group"]  # whether a row's number can be told without the other rows of its group
 
 
 @runtime_checkable
@@ -30,6 +31,8 @@ class Target(Protocol):
     def reads(self) -> frozenset[str]: ...
     @property
     def access(self) -> str | None: ...
+    @property
+    def scope(self) -> RowScope: ...
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]: ...
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]: ...
 
@@ -55,11 +58,17 @@ class Offset(Protocol):
     def needs(self) -> frozenset[str]: ...
     @property
     def reads(self) -> frozenset[str]: ...
+    @property
+    def scope(self) -> RowScope: ...
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]: ...
 
 
 def _rows_to_tokens(rows: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, "B T"]:
     return rows[:, None].expand(batch.mask.shape)
+
+
+def _smoothed(p: Float[Tensor, " P"], *, by: float) -> Float[Tensor, " P"]:
+    return (1 - by) * p + by * (1 - p)
 
 
 @final
@@ -70,6 +79,7 @@ class NoTarget:
     needs: ClassVar[frozenset[str]] = _NOTHING
     reads: ClassVar[frozenset[str]] = _NOTHING
     access: ClassVar[str | None] = None
+    scope: ClassVar[RowScope] = "row"
 
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]:
         return _rows_to_tokens(self.rows(batch, stats, signal), batch)
@@ -86,6 +96,7 @@ class Advantage:
     needs: ClassVar[frozenset[str]] = _NOTHING
     reads: ClassVar[frozenset[str]] = frozenset({"advantage"})
     access: ClassVar[str | None] = "everywhere"
+    scope: ClassVar[RowScope] = "row"
 
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]:
         return ask(signal, "advantage", by=self)
@@ -102,6 +113,7 @@ class ReturnStep:
     needs: ClassVar[frozenset[str]] = frozenset({"old_value"})
     reads: ClassVar[frozenset[str]] = frozenset({"returns"})
     access: ClassVar[str | None] = None
+    scope: ClassVar[RowScope] = "row"
 
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]:
         return ask(signal, "returns", by=self) - ask(stats, "old_value", by=self).detach()
@@ -118,6 +130,7 @@ class Score:
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
     reads: ClassVar[frozenset[str]] = _NOTHING
     access: ClassVar[str | None] = "samples"
+    scope: ClassVar[RowScope] = "row"
 
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]:
         return _rows_to_tokens(self.rows(batch, stats, signal), batch)
@@ -134,6 +147,7 @@ class Label:
     needs: ClassVar[frozenset[str]] = frozenset({"label"})
     reads: ClassVar[frozenset[str]] = _NOTHING
     access: ClassVar[str | None] = "labels"
+    scope: ClassVar[RowScope] = "row"
 
     def tokens(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, "B T"]:
         return _rows_to_tokens(self.rows(batch, stats, signal), batch)
@@ -156,7 +170,7 @@ class Won:
         p = batch.pair_target
         if p is None:
             p = torch.ones(len(ask(batch, "pairs", by=self)), dtype=batch.weight.dtype, device=batch.weight.device)
-        return (1 - self.smoothing) * p + self.smoothing * (1 - p)
+        return _smoothed(p, by=self.smoothing)
 
 
 @final
@@ -170,6 +184,39 @@ class Probability:
 
     def pairs(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " P"]:
         return ask(batch, "pair_target", by=self)
+
+
+@final
+@dataclass(frozen=True)
+class Majority:
+    """Who is preferred more often: 1 where P(first is preferred) > ½, ½ where it is ½, else 0; absent: 1."""
+
+    needs: ClassVar[frozenset[str]] = _NOTHING
+    reads: ClassVar[frozenset[str]] = _NOTHING
+    access: ClassVar[str | None] = "labels"
+
+    def pairs(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " P"]:
+        return (torch.sign(Won().pairs(batch, stats, signal) - 0.5) + 1) / 2
+
+
+@final
+@dataclass(frozen=True)
+class ScorePreference:
+    """σ((score(first) − score(second))/T): a Bradley–Terry judge of two answers; T = 0: 1, ½ at ties, 0.
+
+    Smoothed to (1−ε)p + ε(1−p). Its access is "labels": the loss sees a judge's probability, and no score.
+    """
+
+    temperature: float = 1.0
+    smoothing: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset({"score"})
+    reads: ClassVar[frozenset[str]] = _NOTHING
+    access: ClassVar[str | None] = "labels"
+
+    def pairs(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " P"]:
+        gap = ScoreGap().pairs(batch, stats, signal)
+        p = torch.sigmoid(gap / self.temperature) if self.temperature else (torch.sign(gap) + 1) / 2
+        return _smoothed(p, by=self.smoothing)
 
 
 @final
@@ -208,6 +255,7 @@ class LearnedValue:
 
     needs: ClassVar[frozenset[str]] = frozenset({"value"})
     reads: ClassVar[frozenset[str]] = _NOTHING
+    scope: ClassVar[RowScope] = "row"
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
         return at(ask(stats, "value", by=self), first(batch.mask))
@@ -220,6 +268,7 @@ class GivenNormalizer:
 
     needs: ClassVar[frozenset[str]] = frozenset({"normalizer"})
     reads: ClassVar[frozenset[str]] = _NOTHING
+    scope: ClassVar[RowScope] = "row"
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
         return ask(batch, "normalizer", by=self)
@@ -233,6 +282,7 @@ class MinusPoint:
     beta: float
     needs: ClassVar[frozenset[str]] = _NOTHING
     reads: ClassVar[frozenset[str]] = frozenset({"point"})
+    scope: ClassVar[RowScope] = "row"
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
         return -self.beta * ask(signal, "point", by=self)

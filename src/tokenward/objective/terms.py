@@ -121,7 +121,7 @@ class Term(Protocol):
     @property
     def coef(self) -> float: ...
     @property
-    def scope(self) -> Literal["row", "pair"]: ...
+    def scope(self) -> Literal["row", "pair", "group"]: ...
     @property
     def access(self) -> str | None: ...
     @property
@@ -143,7 +143,10 @@ class TokenTerm:
     target: Target = NoTarget()
     aggregation: Aggregation = "token_mean"
     coef: float = 1.0
-    scope: ClassVar[Literal["row", "pair"]] = "row"
+
+    @property
+    def scope(self) -> Literal["row", "group"]:
+        return self.target.scope
 
     @property
     def needs(self) -> frozenset[str]:
@@ -177,7 +180,10 @@ class RowTerm:
     target: Target
     offset: Offset | None = None
     coef: float = 1.0
-    scope: ClassVar[Literal["row", "pair"]] = "row"
+
+    @property
+    def scope(self) -> Literal["row", "group"]:
+        return "group" if "group" in (self.target.scope, self.offset and self.offset.scope) else "row"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -216,7 +222,7 @@ class PairTerm:
     target: PairTarget
     compare: Literal["difference", "preferred"] = "difference"
     coef: float = 1.0
-    scope: ClassVar[Literal["row", "pair"]] = "pair"
+    scope: ClassVar[Literal["pair"]] = "pair"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
-from tokenward.recipes import actor_critic, policy_gradient, preference, regression
+from tokenward.recipes import actor_critic, policy_gradient, preference, regression, scenarios
 
 Setting = float | str | None
 
@@ -18,16 +18,20 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "sft": preference.sft,
     "reward_model": preference.reward_model,
     "dpo": preference.dpo,
+    "dpo_averaged": preference.dpo_averaged,
+    "f_dpo": preference.f_dpo,
     "cdpo": preference.cdpo,
     "ipo": preference.ipo,
     "ipo_averaged": preference.ipo_averaged,
     "slic": preference.slic,
     "simpo": preference.simpo,
     "kto": preference.kto,
+    "bco": preference.bco,
     "una": regression.una,
-    "ra": regression.ra,
-    "rda": regression.rda,
-    "pra": preference.pra,
+    "bda": scenarios.bda,
+    "ra": scenarios.ra,
+    "rda": scenarios.rda,
+    "pra": scenarios.pra,
     "rebel": regression.rebel,
     "reinforce": policy_gradient.reinforce,
     "rloo": policy_gradient.rloo,

@@ -5,17 +5,13 @@ lr(y) = Σ_t log π/π_ref over the response's tokens; Δ = lr(y_w) − lr(y_l);
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tokenward.objective.advantages import ProbePoint
-from tokenward.objective.links import (
-    BernoulliKL,
-    Hinge,
-    Logistic,
-    NegativeLogLikelihood,
-    Prospect,
-    SquareMargin,
-)
+from tokenward.objective.divergences import Divergence, DivergenceRatio
+from tokenward.objective.links import Hinge, Logistic, NegativeLogLikelihood, Prospect, SquareMargin
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.targets import Label, MinusPoint, Probability, Won
+from tokenward.objective.targets import Label, LearnedValue, MinusPoint, Won
 from tokenward.objective.terms import Aggregation, LogRatio, ModelScore, PairTerm, RowTerm, TokenTerm
 
 PAIRS = (Stream("pairs"),)
@@ -43,6 +39,24 @@ def dpo(*, beta: float = 0.1) -> Recipe:
     """
     term = PairTerm("dpo", score=LogRatio("ref_logp", beta=beta), link=Logistic(), target=Won())
     return Recipe("dpo", ("rafailov2023dpo", "rafailov2024q"), PAIRS, (term,))
+
+
+def dpo_averaged(*, beta: float = 5.0) -> Recipe:
+    """DPO on averaged log-ratios: −log σ(β (lr_w/|w| − lr_l/|l|)); Tülu 3's form (Lambert et al. 2024).
+
+    Another target than `dpo` where lengths differ: the length stands in the exponent of its optimum.
+    """
+    term = PairTerm("dpo", score=LogRatio("ref_logp", beta=beta, pool="mean"), link=Logistic(), target=Won())
+    return Recipe("dpo_averaged", ("lambert2024tulu", "rafailov2023dpo"), PAIRS, (term,))
+
+
+def f_dpo(*, beta: float = 0.1, divergence: Divergence = "js") -> Recipe:
+    """f-DPO: −log σ(β f′(u_w) − β f′(u_l)), u = π/π_ref of the whole response (Wang et al. 2023).
+
+    Optimum f′(π/π_ref) = (r − λ)/β: the policy of most reward less β times the f-divergence. "reverse_kl" is DPO.
+    """
+    term = PairTerm("f_dpo", score=DivergenceRatio(divergence, beta=beta), link=Logistic(), target=Won())
+    return Recipe("f_dpo", ("wang2023fdpo", "rafailov2023dpo"), PAIRS, (term,))
 
 
 def cdpo(*, beta: float = 0.1, smoothing: float = 0.1) -> Recipe:
@@ -96,10 +110,12 @@ def kto(*, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) 
     return Recipe("kto", ("ethayarajh2024kto",), (Stream("labels"),), (term,), steps=(ProbePoint(),))
 
 
-def pra(*, beta: float = 0.1) -> Recipe:
-    """Preference-reward approximation with soft labels: KL(Ber p ‖ Ber σ(βΔ)), p given by the data.
+def bco(*, beta: float = 0.1, point: Literal["learned", "zero"] = "learned") -> Recipe:
+    """BCO: −log σ(β lr − δ) for desirable, −log σ(δ − β lr) for undesirable answers (Jung et al. 2024).
 
-    Scenario PRA in the organization of Su et al. 2025; statement and KL form ours. With p = 1 it is DPO.
+    point "learned": −δ is a critic's value of the prompt, trained along; optimum π_ref·(q/(1−q))^(1/β)/Z,
+    q = P(desirable). "zero": δ = 0, a normalizer is missing. The paper's δ is a running mean of β lr: another method.
     """
-    term = PairTerm("pra", score=LogRatio("ref_logp", beta=beta), link=BernoulliKL(), target=Probability())
-    return Recipe("pra", ("su2025udrra",), PAIRS, (term,))
+    offset = LearnedValue() if point == "learned" else None
+    term = RowTerm("bco", score=LogRatio("ref_logp", beta=beta), link=Logistic(), target=Label(), offset=offset)
+    return Recipe("bco", ("jung2024bco",), (Stream("labels"),), (term,))

@@ -19,18 +19,17 @@ from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.roles import Roles
-from tokenward.objective.fields import GIVEN_BY
+from tokenward.objective.advice import Advice, advise
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import SignalStep
-from tokenward.objective.terms import Term
 from tokenward.recipes import maker
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.rollout.score import reward
 from tokenward.rollout.source import RolloutSource
 from tokenward.train.cast import cached_reference, optimizer, roles
 from tokenward.train.config import RunConfig
+from tokenward.train.fit import asks, check, facts, group_size, mini_rows, needs_probes, on_policy
 from tokenward.train.runtime import Runtime
-from tokenward.train.settings import Settings, without_use
+from tokenward.train.settings import Settings
 from tokenward.types import Batch
 
 SAMPLED_ROWS = 256  # completions that one call of `generate` makes side by side
@@ -63,6 +62,7 @@ class Run:
     total: int
     inputs: dict[str, str]
     notes: tuple[str, ...]
+    advice: tuple[Advice, ...]
 
     @property
     def config(self) -> RunConfig:
@@ -96,66 +96,9 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
             cast = cached_reference(cast, source, config)
     total = config.updates or max(1, math.ceil((config.passes or 1.0) * per_pass - 1e-9))
     lines = _notes(recipe, config, data, cast, per_pass=per_pass, total=total)
-    made = optimizer(cast, config)
-    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, _inputs(config, data), lines)
-
-
-def on_policy(recipe: Recipe) -> bool:
-    """Whether the recipe learns from fresh completions."""
-    return any(stream.kind == "rollouts" for stream in recipe.streams)
-
-
-def needs_probes(recipe: Recipe) -> bool:
-    """Whether a step reads mismatched answers, which are drawn anew for each update (KTO's point)."""
-    return any("point" in step.makes for step in recipe.steps)
-
-
-def group_size(recipe: Recipe, config: RunConfig) -> int:
-    """Completions of each prompt."""
-    return config.group or max(stream.group for stream in recipe.streams)
-
-
-def mini_rows(config: RunConfig) -> int:
-    """Completions of each update."""
-    return config.mini_rows or config.rollout_rows
-
-
-def check(recipe: Recipe, config: RunConfig) -> None:
-    """Raise every mismatch of recipe and settings at once, before anything is read."""
-    kinds = frozenset(stream.kind for stream in recipe.streams)
-    wrong = without_use(config, kinds=kinds, needs=recipe.needs)
-    if len(kinds) != 1:
-        wrong.append(f"{recipe.name} learns from {' and '.join(sorted(kinds))}: a run reads one kind of data")
-    missing = [("guide_logp", config.guide)] + ([("score", config.reward)] if on_policy(recipe) else [])
-    wrong += [_asks(recipe, name) for name, given in missing if name in recipe.needs and given is None]
-    if config.ref == "adapter" and not config.lora_rank:
-        wrong.append("ref = adapter asks for the policy with its adapters off: give --lora-rank, or leave --ref out")
-    if config.ref == "cached" and (on_policy(recipe) or needs_probes(recipe) or "kl_ref" in recipe.needs):
-        wrong.append("ref = cached serves recipes that read ref_logp of the rows of a file alone: leave --ref out")
-    if on_policy(recipe):
-        wrong += _rollout_sizes(recipe, config)
-    if wrong:
-        raise InputError("\n".join(wrong))
-
-
-def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
-    least, group = max(stream.group for stream in recipe.streams), group_size(recipe, config)
-    wrong = [] if group >= least else [f"group = {group}: {recipe.name} needs {least} or more completions of a prompt"]
-    for name, rows in (("rollout_rows", config.rollout_rows), ("mini_rows", mini_rows(config))):
-        if rows % group:
-            wrong.append(f"{name} = {rows} must be a multiple of group = {group}: a group is never cut")
-    if mini_rows(config) > config.rollout_rows:
-        wrong.append(f"mini_rows = {config.mini_rows} is more than rollout_rows = {config.rollout_rows}")
-    if config.old_logp == "sampler" and (config.top_k is not None or config.top_p is not None):
-        wrong.append("old_logp = sampler with top_k or top_p: the kept set's law is not the policy's; use trainer")
-    return wrong
-
-
-def _asks(recipe: Recipe, field: str) -> str:
-    """Which part of the recipe needs a field, and what gives it."""
-    parts: tuple[SignalStep | Term, ...] = (*recipe.steps, *recipe.terms)
-    who = " and ".join(sorted({type(p).__name__ for p in parts if field in p.needs}))
-    return f"{recipe.name}: {who} needs {field}: {GIVEN_BY[field]}"
+    advice = advise(recipe, facts=facts(recipe, config, examples=data.examples))
+    inputs, made = _inputs(config, data), optimizer(cast, config)
+    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice)
 
 
 def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits:
@@ -199,7 +142,7 @@ def _offline(data: Dataset, recipe: Recipe, config: RunConfig, *, context: int |
     first = next(source.every_row())
     absent = [f.name for f in fields(Batch) if f.name in recipe.needs and getattr(first, f.name) is None]
     if absent:
-        raise InputError("\n".join(f"{config.data}: {_asks(recipe, name)}" for name in absent))
+        raise InputError("\n".join(f"{config.data}: {asks(recipe, name)}" for name in absent))
     return source
 
 

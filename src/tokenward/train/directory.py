@@ -42,7 +42,7 @@ def claim(out: Path) -> None:
 
 def begin(run: Run) -> None:
     """What was asked and where, before the first step; config.yaml last: with it the directory holds a run."""
-    write_text(run.out / "recipe.txt", f"{run.recipe}\n")
+    write_text(run.out / "recipe.txt", "\n".join([str(run.recipe), *map(str, run.advice)]) + "\n")
     write_json(run.out / "environment.json", {**environment(), "device": str(run.runtime.device), "inputs": run.inputs})
     if isinstance(run.roles.reference, RefCache):
         run.roles.reference.save(run.out / CACHE)

@@ -11,7 +11,7 @@ from tokenward.errors import InputError
 from tokenward.train.config import GROUPS, OPTIONS, RunConfig, describe, flag
 from tokenward.train.settings import keyword_types
 
-SWITCHES = frozenset({"json", "all", "help"})
+SWITCHES = frozenset({"json", "all", "help", "rate"})
 
 
 def read_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

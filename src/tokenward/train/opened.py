@@ -80,7 +80,8 @@ def _told(run: Run, place: Place, show: Show) -> Iterator[Journal]:
     log.rewind(place.update)
     watch = progress(show, total=run.total, done=place.update, every=run.config.log_every, label=run.recipe.name)
     try:
-        for line in (*run.notes, *([f"resuming at update {place.update}"] if place.update else [])):
+        again = [f"resuming at update {place.update}"] if place.update else []
+        for line in (*run.notes, *map(str, run.advice), *again):
             watch.say(line)
         yield Journal(log, watch)
     finally:
