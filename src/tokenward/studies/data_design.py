@@ -83,7 +83,7 @@ def _design_claims(world: World, found: tuple[Design, ...]) -> list[Claim]:
             "derived here",
             "number of different designs that win in λ₂, in λ_max/λ₂ and in error per label",
             float(len(winners)),
-            at_least=2,
+            at_least=2.0,
         ),
     ]
 

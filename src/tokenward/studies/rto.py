@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward.errors import InputError
 from tokenward.lab import exact
 from tokenward.lab.policy import policy_with
 from tokenward.lab.problem import Problem
@@ -82,7 +83,7 @@ class Placed:
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
         dense = self.guide(batch, stats, Signal()).reward
         if dense is None or signal.reward is None:
-            raise AssertionError("an Outcome step comes before")
+            raise InputError("a guide's rewards can be moved only after a step that makes rewards; put Outcome first")
         at_end = torch.arange(batch.mask.shape[1]) == last(batch.mask)[:, None]
         total = torch.where(at_end, row_sum(dense, batch.mask)[:, None], torch.zeros_like(dense))
         return replace(signal, reward=signal.reward + (total if self.where == "end" else dense - total))
@@ -113,7 +114,7 @@ def _optimum_claims(world: World, guide: Float[Tensor, "X L"]) -> tuple[Claim, .
     apart, check = exact.total_variation, "total variation between the two policies at rest"
     return (
         Claim(
-            "RTO rests at π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(r/β_kl)/Z: it extrapolates its guide if β_guide > β_kl.",
+            "RTO rests at π_ref·(π_guide/π_ref)^(β_guide/β_kl)·exp(r/β_kl)/Z: with β_guide > β_kl it extrapolates.",
             DERIVED, "total variation between this policy and where the recipe came to rest",
             apart(dense, closed), at_most=EXACT,
         ),
@@ -128,7 +129,8 @@ def _optimum_claims(world: World, guide: Float[Tensor, "X L"]) -> tuple[Claim, .
         Claim("… which is not RTO's.", DERIVED, check, apart(dense, ppo), at_least=1e-3),
         Claim(
             "A clip of each token's reward, which is in the authors' script and not in the paper, moves the optimum …",
-            "derived here", f"{check}, with a clip at the median of |reward| over all tokens", apart(cut, dense), at_least=1e-4,
+            "derived here", f"{check}, with a clip at the median of |reward| over all tokens",
+            apart(cut, dense), at_least=1e-4,
         ),
         Claim(
             "… to the policy whose token rewards are clipped before they are summed …",
