@@ -289,8 +289,10 @@ LAB_REACHED = ("tests/lab/test_verify.py::test_recipes_reach_what_numpy_says",)
 LAB_GROUPS = ("tests/lab/test_groups.py",)
 LAB_FIXED = tuple(
     f"tests/lab/test_fixed_points.py::test_{name}"
-    for name in ("grpo_rests_at_the_larger_self_consistent_temperature",
-                 "ppo_with_a_kl_in_the_loss_rests_where_its_own_whitened_advantages_say")
+    for name in (
+        "grpo_rests_at_the_larger_self_consistent_temperature",
+        "ppo_with_a_kl_in_the_loss_rests_where_its_own_whitened_advantages_say",
+    )
 )
 LAB_ESTIMATORS = ("tests/lab/test_estimators.py",)
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,27 +107,39 @@ def test_the_command_writes_a_study_and_its_page(tmp_path, capsys):
         "prompts": [{"ref": [0.5, 0.3, 0.2], "reward": [0.0, 1.0, -1.0]}],
     }  # fmt: skip
     (tmp_path / "world.json").write_text(json.dumps(world))
-    assert main(["study", "shift", "--world", str(tmp_path / "world.json"), "--out", str(tmp_path)]) == 0
-    assert "claims hold" in capsys.readouterr().out
-    assert "3 sequences of 1 token, τ = 0.5" in read(tmp_path / "shift" / "data.jsonl").world
-    assert (tmp_path / "shift" / "index.html").exists()
+    assert main(["study", "connection", "--world", str(tmp_path / "world.json"), "--out", str(tmp_path)]) == 0
+    assert "6 of 6 claims hold" in capsys.readouterr().out
+    assert "3 sequences of 1 token, τ = 0.5" in read(tmp_path / "connection" / "data.jsonl").world
+    assert (tmp_path / "connection" / "index.html").exists()
+
+
+# ------------------------------------------------------------ all studies, as a user runs them; their numbers in numpy
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory) -> Path:
+    """The folder of `tokenward study --all`, run once, in a process of its own without type checks."""
+    folder = tmp_path_factory.mktemp("studies")
+    words = [sys.executable, "-m", "tokenward.cli", "study", "--all", "--out", str(folder)]
+    ran = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_claim_holds_on_the_studys_own_world(name):
-    study = STUDIES[name](None)
+def test_every_claim_holds_on_the_studys_own_world(name, studied):
+    study = read(studied / name / "data.jsonl")
     assert study.name == name and not study.failed, [claim.text for claim in study.failed]
     assert study.figures and len({figure.name for figure in study.figures}) == len(study.figures)
+    assert f'href="{name}/index.html"' in (studied / "index.html").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["targets", "shift", "temperature"])
-def test_claims_hold_on_a_tree_too(name):
+@pytest.mark.parametrize("name", ["targets", "connection", "kl-estimators", "temperature"])
+def test_claims_hold_on_a_tree_and_on_a_bandit(name):
     assert not STUDIES[name](default_world()).failed
-
-
-# ------------------------------------------------------------------------------- the numbers a second time, in numpy
+    assert not STUDIES[name](bandit()).failed
 
 
 def bandit_numbers() -> tuple[np.ndarray, np.ndarray, float]:
@@ -130,9 +147,11 @@ def bandit_numbers() -> tuple[np.ndarray, np.ndarray, float]:
     return world.prompts[0].ref.numpy(), world.prompts[0].reward.numpy(), world.tau
 
 
-def test_temperature_numbers_again():
+@pytest.mark.slow
+def test_temperature_numbers_again(studied):
     ref, reward, _ = bandit_numbers()
-    series = {one.name: one for figure in STUDIES["temperature"](None).figures for one in figure.series}
+    study = read(studied / "temperature" / "data.jsonl")
+    series = {one.name: one for figure in study.figures for one in figure.series}
     taus = series["E[r] under π^τ"].x
     laws = [gibbs(ref, reward, tau) for tau in taus]
     np.testing.assert_allclose(series["E[r] under π^τ"].y, [law @ reward for law in laws], rtol=1e-9)
@@ -140,10 +159,11 @@ def test_temperature_numbers_again():
     np.testing.assert_allclose(series["its ceiling, log 1/π_ref(best)"].y, -np.log(ref[reward.argmax()]))
 
 
-def test_shift_numbers_again():
+@pytest.mark.slow
+def test_shift_numbers_again(studied):
     """The closed forms of three causes, written out; and the mass that answers never seen end up with."""
     ref, reward, tau = bandit_numbers()
-    study = STUDIES["shift"](None)
+    study = read(studied / "shift" / "data.jsonl")
     apart = dict(zip(study.figures[0].series[0].x, study.figures[0].series[0].y, strict=True))
     target = gibbs(ref, reward, tau)
     centered = np.where(np.arange(5) < 3, reward - reward[:3].mean(), 0.0)
@@ -163,10 +183,11 @@ def laplacian_spectrum(weight: np.ndarray) -> np.ndarray:
     return np.linalg.eigvalsh(np.diag(weight.sum(-1)) - weight)[1:]
 
 
-def test_rate_numbers_again():
+@pytest.mark.slow
+def test_rate_numbers_again(studied):
     """λ of each method on uniform pairs, step 1/λ_max: contraction 1 − λ_min/λ_max, from numpy eigenvalues."""
     ref, reward, tau = bandit_numbers()
-    (table,) = STUDIES["rate"](None).tables
+    (table,) = read(studied / "rate" / "data.jsonl").tables
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     pairs = np.full((5, 5), 2 / 25) * (1 - np.eye(5))
     p = 1 / (1 + np.exp(-(reward[:, None] - reward)))
@@ -185,10 +206,11 @@ def test_rate_numbers_again():
         assert rows[name]["condition number"] == pytest.approx(values[-1] / values[0], rel=1e-9), name
 
 
-def test_design_numbers_again():
+@pytest.mark.slow
+def test_design_numbers_again(studied):
     """λ₂ and the error per label of the named designs, from numpy; the optimized one beats them."""
     ref, reward, tau = bandit_numbers()
-    study = STUDIES["data-design"](None)
+    study = read(studied / "data-design" / "data.jsonl")
     table = study.tables[0]
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     order = np.argsort(-reward)
@@ -196,7 +218,7 @@ def test_design_numbers_again():
     spread = np.diag(target) - np.outer(target, target)
     designs = {
         "complete": [(i, j) for i in range(5) for j in range(i)],
-        "path of adjacent ranks": list(zip(order, order[1:], strict=False)),
+        "path of adjacent ranks": list(pairwise(order)),
         "star on the best": [(order[0], j) for j in order[1:]],
         "star on the worst": [(order[-1], j) for j in order[:-1]],
     }

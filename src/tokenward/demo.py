@@ -5,63 +5,17 @@ Every stage is a run of the trainer, as `tokenward train` makes it; its director
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from tokenward.demo_plan import Plan
 from tokenward.errors import InputError
+from tokenward.stages import Stages, build_world, one_thread, supervise
 
 HERE = "demo.json"  # marks a directory as the demo's own, so that it may be made anew
-
-
-@final
-@dataclass(frozen=True)
-class Story:
-    """Where the demo writes, and how long each stage took."""
-
-    out: Path
-    seed: int
-    scale: float
-    plan: Plan
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def file(self, name: str) -> Path:
-        return self.out / "data" / name
-
-    def model(self, run: str) -> str:
-        return str(self.out / run / "model")
-
-    def write(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
-        """Rows as JSON lines."""
-        path = self.file(name)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
-
-    def train(
-        self, name: str, recipe: str, settings: Mapping[str, object], *, keywords: Mapping[str, float] | None = None
-    ) -> None:
-        """One run of the trainer into out/name."""
-        from tokenward.train.config import make
-        from tokenward.train.loop import run
-
-        updates = max(1, round(int(str(settings["updates"])) * self.scale))
-        warmup = min(int(str(settings.get("warmup_updates", 0))), updates // 2)
-        config = make(
-            {
-                "micro_tokens": 16384, "save_every": 0, "seed": self.seed, "device": "cpu", "threads": 1,
-                "log_every": 1000, **settings, "updates": updates, "warmup_updates": warmup,
-                "out": str(self.out / name),
-            }
-        )  # fmt: skip
-        print(f"{name}: {recipe}, {updates} updates", flush=True)
-        result = run(config, recipe, keywords=dict(keywords or {}))
-        self.seconds[name] = result.seconds
 
 
 def demo(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0, plan: Plan | None = None) -> str:
@@ -71,29 +25,17 @@ def demo(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0, plan: Pla
             f"scale multiplies the updates of every stage: give a number above 0 and at most 10, got {scale}"
         )
     start = time.monotonic()
-    story = Story(claimed(Path(out)), seed, scale, plan or Plan())
-    with _one_thread():
-        _build_world(story)
-        _supervise(story)
-        _label(story)
-        _prefer(story)
-        _reinforce(story)
-        summary = _measure(story)
+    plan = plan or Plan()
+    story = Stages(claimed(Path(out)), seed, scale)
+    with one_thread():
+        build_world(story, train_prompts=plan.train_prompts, held_prompts=plan.held_prompts)
+        supervise(story)
+        _label(story, plan)
+        _prefer(story, plan)
+        _reinforce(story, plan)
+        summary = _measure(story, plan)
     summary["seconds"] = time.monotonic() - start
     return _tell(story, summary)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread: models this small gain little from a second, and lose much where the machine is shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def claimed(out: Path) -> Path:
@@ -112,55 +54,13 @@ def claimed(out: Path) -> Path:
     return out
 
 
-def _build_world(story: Story) -> None:
-    """Prompts, tokenizer, and a model that knows nothing yet."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from tokenward.data import world_model, world_rows
-    from tokenward.models.quiet import quiet
-
-    plan = story.plan
-    train, held = world_rows.prompt_rows(train=plan.train_prompts, heldout=plan.held_prompts, seed=story.seed)
-    story.write("prompts.jsonl", train)
-    story.write("heldout.jsonl", held)
-    tokenizer = world_model.tokenizer()
-    with torch.random.fork_rng():
-        torch.manual_seed(story.seed)
-        model = LlamaForCausalLM(world_model.model_config(tokenizer))
-    with quiet():
-        model.save_pretrained(story.out / "base")
-        tokenizer.save_pretrained(story.out / "base")
-
-
-def _supervise(story: Story) -> None:
-    """The SFT stages: copying first, reviews then."""
-    from tokenward.data import world_model, world_rows
-
-    train = [json.loads(line) for line in story.file("prompts.jsonl").read_text(encoding="utf-8").splitlines()]
-    model = str(story.out / "base")
-    for number, stage in enumerate(world_model.SFT_STAGES):
-        last = number + 1 == len(world_model.SFT_STAGES)
-        settings = asdict(stage)
-        corpus = settings.pop("corpus")
-        rows = (
-            world_rows.copy_rows(count=stage.rows, seed=story.seed)
-            if corpus == "copy"
-            else world_rows.sft_rows(train, count=stage.rows, seed=story.seed)
-        )
-        settings |= {"model": model, "data": str(story.write(f"{corpus}.jsonl", rows))}
-        name = "sft" if last else f"sft-{corpus}"
-        story.train(name, "sft", settings)
-        model = story.model(name)
-
-
-def _label(story: Story) -> None:
+def _label(story: Stages, plan: Plan) -> None:
     """Pairs of SFT samples, labeled by Bradley–Terry draws on the true reward, and by a coin; held-out pairs too."""
     from tokenward.data import world_rows
     from tokenward.demo_measure import Bench
     from tokenward.rollout.score import completion_text
 
-    plan, start = story.plan, time.monotonic()
+    start = time.monotonic()
     for source, target, prompts, seed in (
         ("prompts.jsonl", "pairs", plan.pair_prompts, 0),
         ("heldout.jsonl", "heldout_pairs", plan.held_prompts, 7),
@@ -185,9 +85,9 @@ def _label(story: Story) -> None:
     print(f"pairs: {count}, labeled by Bradley–Terry draws on the true reward; as many by a coin", flush=True)
 
 
-def _prefer(story: Story) -> None:
+def _prefer(story: Stages, plan: Plan) -> None:
     """DPO, its negative control on random labels, and the reward model."""
-    plan, base = story.plan, {"model": story.model("sft")}
+    base = {"model": story.model("sft")}
     beta = {"beta": plan.beta_dpo}
     for name, data in (("dpo", "pairs"), ("dpo-random-labels", "coin_pairs")):
         story.train(name, "dpo", {**plan.dpo, **base, "data": str(story.file(f"{data}.jsonl"))}, keywords=beta)
@@ -195,11 +95,10 @@ def _prefer(story: Story) -> None:
     story.train("reward-model", "reward_model", {**plan.reward_model, **base, "data": pairs})
 
 
-def _reinforce(story: Story) -> None:
+def _reinforce(story: Stages, plan: Plan) -> None:
     """PPO and RTO on the reward model: same settings, budget and seed; RTO has the DPO policy as its guide besides."""
     from tokenward.demo_measure import MAX_NEW_TOKENS
 
-    plan = story.plan
     settings = {
         **plan.online, "model": story.model("sft"), "data": str(story.file("prompts.jsonl")),
         "reward": story.model("reward-model"), "max_new_tokens": MAX_NEW_TOKENS,
@@ -209,14 +108,14 @@ def _reinforce(story: Story) -> None:
     story.train("rto", "rto", {**settings, "guide": story.model("dpo")}, keywords=keywords)
 
 
-def _measure(story: Story) -> dict[str, Any]:
+def _measure(story: Stages, plan: Plan) -> dict[str, Any]:
     """Everything that summary.json holds, but the total time; credit rows are written beside it."""
     from tokenward.demo_measure import Bench, gap
     from tokenward.diagnose.ceiling import reward_at
     from tokenward.diagnose.credit_rows import write_rows
     from tokenward.models import load
 
-    plan, start = story.plan, time.monotonic()
+    start = time.monotonic()
     print("measuring on held-out prompts", flush=True)
     bench = Bench(story.model("sft"), story.file("heldout.jsonl"), seed=story.seed)
     models = {name: load.policy(story.model(name)) for name in ("sft", "dpo", "ppo", "rto", "dpo-random-labels")}
@@ -246,7 +145,7 @@ def _measure(story: Story) -> dict[str, Any]:
     return found
 
 
-def _tell(story: Story, summary: dict[str, Any]) -> str:
+def _tell(story: Stages, summary: dict[str, Any]) -> str:
     """Write summary.json and the page; the words for the terminal."""
     from tokenward.demo_words import LABELS, notes, table
     from tokenward.report.page import write_page

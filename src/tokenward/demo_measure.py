@@ -16,7 +16,7 @@ from tokenward.diagnose.evaluate import completions, preferences, sample
 from tokenward.diagnose.intervals import Area, Estimate, estimate
 from tokenward.models import load
 from tokenward.models.forward import Scorer
-from tokenward.rollout.sampler import GenerateSampler
+from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.rollout.score import FunctionReward, ModelReward, completion_text
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import Best, best_of_n, kl_bound
@@ -68,11 +68,17 @@ class Bench:
         self.seed = seed
 
     def samples(
-        self, policy: Scorer, *, prompts: Sequence[Prompt] | None = None, each: int, seed: int
+        self,
+        policy: Scorer,
+        *,
+        prompts: Sequence[Prompt] | None = None,
+        each: int,
+        seed: int,
+        law: Law | None = None,
     ) -> list[Rollout]:
         """Scored texts of a policy."""
         sampler = GenerateSampler(
-            policy, end_ids=self.ends, pad_id=self.pad, max_new_tokens=MAX_NEW_TOKENS, rows=1024, seed=seed
+            policy, end_ids=self.ends, pad_id=self.pad, max_new_tokens=MAX_NEW_TOKENS, law=law, rows=1024, seed=seed
         )
         return sample(sampler, self.prompts if prompts is None else prompts, samples=each, reward=self.truth)
 

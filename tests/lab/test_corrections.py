@@ -1,4 +1,7 @@
-"""Where the usual statements are wrong: E1, E3, E6, E8, E13 of the theory notes' corrections."""
+"""Where the usual statements are wrong: E1, E3, E6, E8, E11–E14 of the theory notes' corrections.
+
+E2, E4 (k3, GRPO's temperature and its groups) and E7 stand in test_fixed_points.py and test_groups.py.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from tokenward.lab.policy import Models, batch_of, policy_with, stats_of
 from tokenward.lab.problem import Problem
 from tokenward.lab.solve import solve
 from tokenward.lab.targets import predict
+from tokenward.lab.world_file import parse_world
 from tokenward.objective.links import Identity, Mirror
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.targets import Score
 from tokenward.objective.terms import LogRatio, RowTerm, TokenTerm
 from tokenward.recipes import build
+from tokenward.types import Batch, TokenStats
 
 RAGGED, EVEN = (3, 3, 2), (3, 3, None)
 
@@ -166,6 +171,76 @@ def test_e8_with_a_differentiable_ratio_it_is_the_kl_to_the_reference():
     assert np.abs(problem.gradient()[0].numpy()[0, 0] - kl_slope(law, REF)).max() < 1e-14
 
 
+# --------------------------------------------------------------------------------------------------- E11
+
+
+def twice(batch, row):
+    """(the batch with the row written twice, the batch with the row's weight doubled), both without `group_size`."""
+    fields = {name: value for name, value in vars(batch).items() if value is not None and name != "group_size"}
+    rows = torch.cat([torch.arange(batch.rows), torch.tensor([row])])
+    heavy = {**fields, "weight": fields["weight"].clone()}
+    heavy["weight"][row] *= 2
+    return Batch(**{name: value[rows] for name, value in fields.items()}), Batch(**heavy)
+
+
+def four_answers(score=(1.0, -0.5, 0.2, 2.0)):
+    return Batch(
+        tokens=torch.zeros(4, 1, dtype=torch.long),
+        length=torch.ones(4, dtype=torch.long),
+        mask=torch.ones(4, 1, dtype=torch.bool),
+        group=torch.zeros(4, dtype=torch.long),
+        weight=torch.ones(4, dtype=torch.float64),
+        score=torch.tensor(score, dtype=torch.float64),
+    )
+
+
+def loss_of(recipe, batch, logp):
+    stats = dict.fromkeys(("logp", "old_logp", "ref_logp"), logp)
+    return float(recipe.value(batch, TokenStats(**stats)))
+
+
+@pytest.mark.parametrize(("name", "holds"), [("grpo", True), ("reinforce_pp", True), ("rloo", False)])
+def test_e11_weight_two_is_the_row_twice_except_for_leave_one_out(name, holds):
+    """A leave-one-out baseline divides by the number of *other* rows: two rows are not one row of weight 2."""
+    logp = torch.tensor([[-0.3], [-0.8], [-1.1], [-0.1]], dtype=torch.float64)
+    recipe = build(name, beta_kl=0.0)
+    copied, heavy = twice(four_answers(), 3)
+    gap = abs(loss_of(recipe, copied, torch.cat([logp, logp[3:]])) - loss_of(recipe, heavy, logp))
+    assert (gap < 1e-12) == holds
+    if not holds:
+        assert gap > 1e-2
+
+
+def test_e11_leave_one_out_is_right_again_once_the_weights_are_counts_of_a_group_of_known_size():
+    logp = torch.tensor([[-0.3], [-0.8], [-1.1], [-0.1]], dtype=torch.float64)
+    copied, heavy = twice(four_answers(), 3)
+    told = replace(heavy, group_size=torch.full((4,), 5.0, dtype=torch.float64))
+    recipe = build("rloo", beta_kl=0.0)
+    expected = loss_of(recipe, copied, torch.cat([logp, logp[3:]]))
+    assert loss_of(recipe, told, logp) == pytest.approx(expected, abs=1e-12)
+
+
+# --------------------------------------------------------------------------------------------------- E12
+
+
+def test_e12_the_scenario_is_access_to_the_reward_alone_and_says_nothing_of_the_target():
+    world = a_world()
+    access = {
+        "PRA": ("dpo", "ipo", "kto", "cdpo", "simpo", "slic", "pra", "ipo_averaged"),
+        "RDA": ("rda", "rebel"),
+        "RA": ("ra", "una"),
+        "BDA": ("ppo", "rloo", "reinforce", "grpo", "rto"),
+    }
+    for scenario, names in access.items():
+        for name in names:
+            assert build(name).scenario == scenario
+    for name in ("ipo", "kto", "una", "grpo"):  # not the target π^τ, in whichever scenario
+        assert not predict(build(name), world).shares
+    for name in ("dpo", "rda", "ra", "rloo"):
+        keyword = "beta_kl" if name == "rloo" else "beta"
+        assert predict(build(name, **{keyword: TAU}), world).shares
+
+
 # --------------------------------------------------------------------------------------------------- E13
 
 
@@ -214,3 +289,58 @@ def test_e13_holds_on_a_ragged_tree_with_several_prompts():
         reward = world.reward[x].numpy()
         p = sigmoid(reward[:, None] - reward)
         assert tv(law[x], ipo_by_hand(world.ref[x].numpy(), np.full((15, 15), 1 / 225), p, TAU)) < 1e-8
+
+
+# --------------------------------------------------------------------------------------------------- E14
+
+
+def compared_laws(mu, reward):
+    """The laws of chosen and of rejected answers: two draws of μ, the label a Bradley–Terry draw."""
+    wins = sigmoid(reward[:, None] - reward)
+    return 2 * mu * (wins @ mu), 2 * mu * (wins.T @ mu)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, None), (3, 3, None), (3, 3, 2)])
+@pytest.mark.parametrize("beta", [0.1, 0.3, 1.0, 3.0])
+def test_e14_the_chosen_likelihood_falls_iff_the_policy_is_further_from_the_chosen_than_the_reference(shape, beta):
+    """E_D[log π/π_ref] = KL(D‖π_ref) − KL(D‖π), with π where DPO really ends; the sign patterns follow from it."""
+    vocab, horizon, eos = shape
+    signs = set()
+    for seed in range(3):
+        base = tree_world(vocab=vocab, horizon=horizon, eos=eos, tau=beta, seed=seed)
+        reward, mu = base.reward[0].numpy(), base.ref[0].numpy()
+        chosen, rejected = compared_laws(mu, reward)
+        assert chosen.sum() == pytest.approx(1, abs=1e-12)
+        for ref in (mu, chosen):  # fine-tuned on all answers, or on the chosen ones
+            pairs = {"sampler": mu.tolist(), "pairs": "sampler"}
+            prompt = {"ref": ref.tolist(), "reward": reward.tolist()}
+            world = parse_world(
+                {"tau": beta, "vocab": vocab, "horizon": horizon, "eos": eos, "prompts": [prompt], **pairs}
+            )
+            found = predict(build("dpo", beta=beta), world)
+            assert found.shares
+            law = found.law[0].numpy()
+            rise = {name: d @ np.log(law / ref) for name, d in (("chosen", chosen), ("rejected", rejected), ("mu", mu))}
+            for name, d in (("chosen", chosen), ("rejected", rejected), ("mu", mu)):
+                assert rise[name] == pytest.approx(plain.kl(d, ref) - plain.kl(d, law), abs=1e-10)
+            assert (rise["chosen"] < 0) == (plain.kl(chosen, law) > plain.kl(chosen, ref))
+            assert rise["rejected"] < rise["chosen"]
+            if ref is chosen:  # the reference is the law of the chosen: guaranteed to fall
+                assert beta * rise["chosen"] == pytest.approx(-beta * plain.kl(chosen, law), abs=1e-10)
+                assert rise["chosen"] < 0
+            else:
+                assert beta * rise["mu"] == pytest.approx(-beta * plain.kl(mu, law), abs=1e-10)
+                signs.add(bool(rise["chosen"] > 0))
+    if beta == 3.0:
+        assert True in signs  # without fine-tuning on the chosen it can rise
+    if beta == 0.1:
+        assert signs == {False}
+
+
+def test_e14_dpo_itself_ends_there():
+    base = tree_world(vocab=3, horizon=2, eos=2, tau=3.0, seed=0)
+    reward, mu = base.reward[0].numpy(), base.ref[0].numpy()
+    world = tree_world(vocab=3, horizon=2, eos=2, tau=3.0, seed=0, sampler=mu.tolist(), pairs="sampler")
+    chosen, rejected = compared_laws(mu, reward)
+    law = solve(build("dpo", beta=3.0), world).law[0].numpy()
+    assert chosen @ np.log(law / mu) > 0 > rejected @ np.log(law / mu)

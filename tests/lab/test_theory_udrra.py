@@ -1,13 +1,11 @@
 """The statements of the theory notes on UDRRA (their §6, by number), on the bandit fixture, against plain numpy.
 
-Statements and proofs are ours, in the four-scenario organization of Su et al. (2025). Left out for want of a field in
-this version's worlds: 6 (sampled Z), half of 16 (unpaired loss), 25 (iteration), 26 (finite data), 27 (features).
+Statements and proofs are ours, in the four-scenario organization of Su et al. (2025).
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +16,13 @@ from tests.lab.at import at, slope, value
 from tests.lab.plain import PI_TAU, REF, REWARD, TAU, V_TAU, bandit, gibbs, kl, random_law, sigmoid, tv
 from tokenward.lab import exact
 from tokenward.lab.descent import iterate, minimize
-from tokenward.lab.policy import Models, batch_of, policy_with, stats_of
 from tokenward.lab.solve import solve
 from tokenward.lab.targets import predict
 from tokenward.lab.tree import grow
+from tokenward.objective.links import Logistic
+from tokenward.objective.recipe import Recipe, Stream
+from tokenward.objective.targets import GivenNormalizer, Label
+from tokenward.objective.terms import LogRatio, RowTerm
 from tokenward.recipes import build
 
 GAP = REWARD[:, None] - REWARD
@@ -103,6 +104,25 @@ def test_3_with_two_responses_missing_only_their_sum_is_known():
     assert abs(law[3] - PI[3]) > 1e-2
 
 
+@pytest.mark.parametrize("normalizer", ["given", "learned"])
+def test_3_what_samples_do_fix_is_said(normalizer):
+    world = bandit(sampler=[0.5, 0.2, 0.3, 0.0, 0.0])
+    prediction = predict(build("ra", beta=TAU, normalizer=normalizer), world)
+    assert prediction.law is None
+    ((part,),) = prediction.identified
+    assert part.leaves == (0, 1, 2)
+    assert tv(part.law, PI[:3] / PI[:3].sum()) < 1e-12
+    law = reached("ra", world, beta=TAU, normalizer=normalizer)
+    assert tv(law[:3] / law[:3].sum(), part.law) < 1e-7
+
+
+def test_3_on_answers_of_the_policy_no_number_of_the_prompt_matters():
+    for normalizer in ("given", "learned", "mean_reward", "monte_carlo"):
+        world = bandit(sampler="policy")
+        assert predict(build("ra", beta=TAU, normalizer=normalizer), world).shares
+        assert tv(reached("ra", world, beta=TAU, normalizer=normalizer), PI) < 1e-7
+
+
 def test_4_ra_with_a_free_value_is_half_of_rda():
     rng = np.random.default_rng(2)
     mu, law = random_law(rng, 5), random_law(rng, 5)
@@ -132,15 +152,20 @@ def test_5_the_mean_reward_for_the_normalizer_is_another_target():
         low, high = (middle, high) if REF @ rho(middle) > 1 else (low, middle)
     law = REF * rho(low)
     assert tv(law, PI) == pytest.approx(0.126789, abs=1e-5)
-    world, recipe = bandit(), build("ra", beta=TAU, normalizer="given")
-    policy = policy_with(torch.tensor(law)[None], tree=world.tree)
-    policy.logits.requires_grad_()
-    batch = batch_of(recipe, world, world.ref)
-    stats = stats_of(recipe, world, batch, Models(policy, policy))
-    for normalizer, at_rest in ((REF @ REWARD, True), (float(world.normalizer), False)):
-        given = replace(batch, normalizer=torch.full((5,), normalizer, dtype=torch.float64))
-        force = torch.autograd.grad(recipe.value(given, stats), policy.logits, retain_graph=True)[0]
-        assert (float(force.abs().max()) < 1e-9) == at_rest
+    world = bandit()
+    prediction = predict(build("ra", beta=TAU, normalizer="mean_reward"), world)
+    assert (prediction.target, prediction.shares) == ("lambert", False)
+    assert tv(prediction.law[0], law) < 1e-9
+    assert tv(reached("ra", world, beta=TAU, normalizer="mean_reward"), law) < 1e-7
+
+
+def test_5_of_k_answers_the_mean_takes_an_answers_own_reward_along():
+    """Given an answer, the mean of its group of k has 1/k of its own reward: r − that is (1 − 1/k)(r − E r)."""
+    whole, tiny = bandit(group=2), bandit(reward=0.5 * REWARD)
+    recipe = build("ra", beta=TAU, normalizer="mean_reward")
+    law = predict(recipe, whole).law[0]
+    assert tv(law, predict(recipe, tiny).law[0]) < 1e-12
+    assert tv(reached("ra", whole, beta=TAU, normalizer="mean_reward"), law) < 1e-7
 
 
 def test_7_random_symmetric_pairs_and_a_path_reach_the_target():
@@ -177,10 +202,37 @@ def test_8_pairs_of_a_sampler_that_misses_responses_leave_them_where_they_were()
     assert tv(reached("dpo", world, beta=TAU), prediction.law[0]) < 1e-7
 
 
-def test_8_on_a_tree_nothing_is_predicted_for_unconnected_pairs():
-    world = plain.tree_world(vocab=2, horizon=2, eos=None, pairs=[[0, 1, 1]])
-    for name in ("dpo", "rda", "ipo"):
-        assert predict(build(name, beta=TAU), world).law is None
+@pytest.mark.parametrize("name", ["dpo", "rda", "pra", "ipo"])
+def test_8_on_a_tree_only_the_laws_within_components_are_predicted(name):
+    """Logits of prefixes are not logits of leaves: which of the many minimizers is reached is not known."""
+    world = plain.tree_world(vocab=2, horizon=2, eos=None, pairs=[[0, 1, 1], [2, 3, 1]])
+    prediction = predict(build(name, beta=TAU), world)
+    assert prediction.law is None
+    ref, reward = world.ref[0].numpy(), world.reward[0].numpy()
+    law = reached(name, world, beta=TAU)
+    for part, leaves in zip(prediction.identified[0], ([0, 1], [2, 3]), strict=True):
+        tilt = (
+            reward[leaves]
+            if name != "ipo"
+            else np.array([1, -1]) * (sigmoid(reward[leaves[0]] - reward[leaves[1]]) - 0.5) / 2
+        )
+        expected = gibbs(ref[leaves], tilt, TAU)
+        assert list(part.leaves) == leaves
+        assert tv(part.law, expected) < 1e-12
+        assert tv(law[leaves] / law[leaves].sum(), expected) < 1e-7
+
+
+def test_8_adam_leaves_the_span_and_keeps_the_laws_within_components():
+    split = {"pairs": [[0, 1, 1], [1, 2, 1]]}
+    world = bandit(optimizer="adam", **split)
+    prediction = predict(build("dpo", beta=TAU), world)
+    assert (prediction.target, prediction.law) == (None, None)
+    laws = [reached("dpo", bandit(optimizer=how, **split), beta=TAU) for how in ("adam", "gradient", "auto")]
+    expected = PI[:3] / PI[:3].sum()
+    for law in laws:
+        assert tv(law[:3] / law[:3].sum(), expected) < 1e-6
+    assert tv(laws[1], laws[2]) < 1e-6
+    assert tv(laws[0], laws[2]) > 0.01
 
 
 @pytest.mark.parametrize("name", ["rda", "pra"])
@@ -259,24 +311,56 @@ def test_12_nothing_is_predicted_through_the_sampler_as_faces_of_the_simplex_are
     assert value("pra", world, face / face.sum(), beta=TAU) < 1e-11
 
 
-def posterior_world(joint):
-    """Pairs of a joint law q(winner, loser): weights q_ij + q_ji, labels q_ij/(q_ij + q_ji)."""
-    weight = joint + joint.T
-    p = np.where(weight > 0, joint / weight, 0.5)
-    np.fill_diagonal(p, 0.5)
-    return bandit(pairs=listed(np.triu(weight, 1)), labels={"kind": "matrix", "p": p.tolist()})
+def oriented(joint):
+    """A world of a joint law q(winner, loser)."""
+    entries = [[i, j, float(joint[i, j])] for i, j in itertools.product(range(5), repeat=2)]
+    return bandit(labels={"kind": "oriented", "joint": entries})
+
+
+def forces(joint, law):
+    """Σ_j (q_ij + q_ji)(p̃_ij − σ(z_ij)) of DPO's likelihood on the joint law."""
+    z = TAU * (np.log(law / REF)[:, None] - np.log(law / REF))
+    return (joint - (joint + joint.T) * sigmoid(z)).sum(1)
 
 
 def test_13_independent_chosen_and_rejected_teach_their_density_ratio():
     rng = np.random.default_rng(6)
     chosen, rejected = random_law(rng, 5), random_law(rng, 5)
-    world = posterior_world(np.outer(chosen, rejected))
+    world = oriented(np.outer(chosen, rejected))
     expected = REF * (chosen / rejected) ** (1 / TAU)
     expected /= expected.sum()
     prediction = predict(build("dpo", beta=TAU), world)
-    assert (prediction.target, prediction.shares) == ("soft_label", False)
+    assert (prediction.target, prediction.shares) == ("density_ratio", False)
     assert tv(prediction.law[0], expected) < 1e-9
     assert tv(reached("dpo", world, beta=TAU), expected) < 1e-7
+    assert tv(expected, PI) > 0.2
+
+
+def test_13_labels_that_bradley_and_terry_explain_are_no_density_ratio():
+    rng = np.random.default_rng(16)
+    both = rng.uniform(0.2, 1, size=(5, 5))
+    score = rng.normal(size=5)
+    joint = (both + both.T) * sigmoid(score[:, None] - score)
+    prediction = predict(build("dpo", beta=TAU), oriented(joint))
+    assert prediction.target == "soft_label"
+    assert tv(prediction.law[0], gibbs(REF, score, TAU)) < 1e-9
+
+
+def test_13_forces_that_balance_leave_the_target_where_it_is():
+    """q = Bradley–Terry's plus an antisymmetric circulation along a cycle: no score explains it, and π^τ stays."""
+    joint = sigmoid(GAP)
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        joint[i, j] += 0.05
+        joint[j, i] -= 0.05
+    prediction = predict(build("dpo", beta=TAU), oriented(joint))
+    assert prediction.shares
+    assert tv(reached("dpo", oriented(joint), beta=TAU), PI) < 1e-7
+
+
+def test_13_any_joint_law_balances_its_forces_where_nothing_is_predicted():
+    joint = np.random.default_rng(26).uniform(0.1, 1, size=(5, 5))
+    assert predict(build("dpo", beta=TAU), oriented(joint)).law is None
+    assert np.abs(forces(joint, reached("dpo", oriented(joint), beta=TAU))).max() < 1e-9
 
 
 def test_14_two_different_samplers_with_bradley_terry_labels_reach_the_target():
@@ -315,6 +399,40 @@ def test_16_ipo_depends_on_the_named_sampler(sampler):
     assert tv(predict(build("ipo", beta=TAU), world).law[0], expected / expected.sum()) < 1e-12
 
 
+Q = np.array([0.9, 0.2, 0.5, 0.95, 0.1])  # P(desirable), no function of the reward
+
+
+def test_16_unpaired_labels_with_a_free_offset_reach_their_odds():
+    world = bandit(binary=Q.tolist(), sampler=[0.1, 0.2, 0.3, 0.2, 0.2])
+    expected = REF * (Q / (1 - Q)) ** (1 / TAU)
+    expected /= expected.sum()
+    prediction = predict(build("bco", beta=TAU), world)
+    assert (prediction.target, prediction.shares) == ("odds", False)
+    assert tv(prediction.law[0], expected) < 1e-12
+    assert tv(reached("bco", world, beta=TAU), expected) < 1e-7
+    assert predict(build("bco", beta=TAU), bandit()).shares  # labels σ(r): the odds are e^r
+
+
+def unpaired(offset):
+    """BCE of σ(β lr + offset) against the label."""
+    term = RowTerm("bce", score=LogRatio("ref_logp", beta=TAU), link=Logistic(), target=Label(), offset=offset)
+    return Recipe("bce", (), (Stream("labels"),), (term,))
+
+
+def test_16_unpaired_labels_with_a_fixed_offset_are_predicted_only_where_it_is_right():
+    """E5: with δ fixed, Σ π_ref (q/(1−q))^{1/β} e^{−δ/β} = 1 is what makes σ(β lr + δ) = q possible."""
+    assert predict(unpaired(None), bandit(binary=Q.tolist())).target is None
+    law = solve(unpaired(None), bandit(binary=Q.tolist())).law[0].numpy()
+    assert tv(law, gibbs(REF, np.log(Q / (1 - Q)), TAU)) > 0.01
+    right = np.log(Q / (1 - Q)) - TAU * np.log(REF @ (Q / (1 - Q)) ** (1 / TAU))
+    world = bandit(binary=sigmoid(right).tolist())
+    assert predict(unpaired(None), world).target == "odds"
+    expected = gibbs(REF, np.log(Q / (1 - Q)), TAU)
+    assert tv(predict(unpaired(None), world).law[0], expected) < 1e-9
+    assert tv(solve(unpaired(None), world).law[0], expected) < 1e-7
+    assert predict(unpaired(GivenNormalizer()), bandit()).shares
+
+
 def test_17_grpos_temperature_and_collapse_in_the_limit_of_large_groups():
     """With an exact KL in the loss and group size → ∞; GroupScale's eps moves σ by 1e-4."""
     law = reached("grpo", bandit(tau=1.0), beta_kl=1.0, kl="exact")
@@ -323,22 +441,50 @@ def test_17_grpos_temperature_and_collapse_in_the_limit_of_large_groups():
     assert tv(law, gibbs(REF, REWARD, sigma + 1e-4)) < 1e-7
     collapsed = solve(build("grpo", beta_kl=0.5, kl="exact"), bandit(tau=0.5))
     assert not collapsed.converged
-    assert predict(build("grpo", beta_kl=1.0, kl="exact"), bandit(tau=1.0)).law is None
+    assert tv(predict(build("grpo", beta_kl=1.0, kl="exact"), bandit(tau=1.0)).law[0], law) < 1e-7
+    assert "collapses" in predict(build("grpo", beta_kl=0.5, kl="exact"), bandit(tau=0.5)).note
     for kind in ("exact", "loss_k2", "reward"):
         assert tv(reached("rloo", bandit(), beta_kl=TAU, kl=kind), PI) < 1e-7
 
 
-def test_18_deterministic_labels_end_at_the_best_response_whatever_tau():
-    p = (np.sign(GAP) + 1) / 2
+@pytest.mark.parametrize("name", ["dpo", "pra"])
+def test_18_deterministic_labels_end_at_the_best_response_whatever_tau(name):
     laws = []
     for tau in (0.5, 1.5):
-        world = bandit(tau=tau, labels={"kind": "matrix", "p": p.tolist()})
-        assert predict(build("dpo", beta=tau), world).law is None
-        laws.append(reached("dpo", world, beta=tau))
+        world = bandit(tau=tau, labels={"kind": "deterministic"})
+        assert predict(build(name, beta=tau), world).law is None
+        found = solve(build(name, beta=tau), world)
+        assert not found.converged  # the loss has no minimum, however small the slopes
+        laws.append(found.law[0].numpy())
         assert laws[-1][3] > 0.999
         spread = np.log(laws[-1] / REF)
         assert spread.max() - spread.min() > 8
     assert tv(*laws) < 1e-3
+
+
+def test_18_plain_gradient_descent_goes_there_with_the_logarithm_of_its_steps():
+    problem = at("dpo", bandit(labels={"kind": "deterministic"}), REF, beta=TAU)
+    problem.freeze_batch()
+    margins, k = [], 0
+    for until in (20, 100, 500):
+        while k < until:
+            problem.move_to(problem.vector() - 20.0 * problem.gradient()[0].flatten())
+            k += 1
+        ratio = np.log(problem.policy().law()[0].detach().numpy() / REF)
+        margins.append(TAU * (ratio.max() - ratio.min()))
+    assert margins[2] - margins[1] == pytest.approx(margins[1] - margins[0], rel=0.25)  # + log 5 × a constant
+
+
+def test_18_ipo_has_a_finite_minimum_on_deterministic_labels():
+    world = bandit(labels={"kind": "deterministic"})
+    rank = (np.sign(GAP) + 1) / 2
+    expected = REF * np.exp(rank.mean(1) / TAU)
+    prediction = predict(build("ipo", beta=TAU), world)
+    assert prediction.target == "ipo"
+    assert tv(prediction.law[0], expected / expected.sum()) < 1e-12
+    found = solve(build("ipo", beta=TAU), world)
+    assert found.converged
+    assert tv(found.law[0], expected / expected.sum()) < 1e-7
 
 
 def test_19_preferences_without_a_score_depend_on_how_pairs_are_drawn():
@@ -473,6 +619,65 @@ def test_24_losses_bound_the_distance_to_the_target():
 
 def test_25_on_policy_preference_loss_at_the_reference():
     assert value("pra", bandit(sampler="policy", pairs="sampler"), REF, beta=TAU) == pytest.approx(0.14881, abs=1e-5)
+
+
+PHI = np.random.default_rng(27).normal(size=(5, 2))
+
+
+def log_linear(theta):
+    return gibbs(REF, PHI @ theta, 1.0)
+
+
+def best_of_class():
+    """argmax of J_τ over π ∝ π_ref e^{φ·θ}, by gradient ascent from several starts."""
+    found = []
+    for start in ([0.0, 0.0], [2.0, -1.0], [-1.0, 2.0]):
+        theta = np.array(start)
+        for _ in range(20_000):
+            law = log_linear(theta)
+            gain = REWARD - TAU * np.log(law / REF)
+            theta = theta + 0.2 * (law * (gain - law @ gain)) @ PHI
+        law = log_linear(theta)
+        found.append((law @ REWARD - TAU * kl(law, REF), law))
+    return max(found, key=lambda one: one[0])[1]
+
+
+def test_27_in_a_log_linear_class_on_policy_rda_is_the_optimum_of_the_value_and_others_are_not():
+    best = best_of_class()
+    own = bandit(features=PHI.tolist(), sampler="policy", pairs="sampler")
+    uniform = bandit(features=PHI.tolist())
+    skewed = bandit(features=PHI.tolist(), sampler=[0.05, 0.05, 0.05, 0.05, 0.8], pairs="sampler")
+    assert predict(build("rda", beta=TAU), own).law is None
+    on_policy = solve(build("rda", beta=TAU), own)
+    assert on_policy.converged
+    assert tv(on_policy.law[0], best) < 1e-7
+    assert tv(reached("rloo", own, beta_kl=TAU), best) < 1e-7
+    assert tv(reached("ra", own, beta=TAU, normalizer="given"), best) < 1e-7
+    others = [reached("pra", own, beta=TAU), reached("pra", uniform, beta=TAU), reached("pra", skewed, beta=TAU)]
+    others += [reached("rda", uniform, beta=TAU), reached("dpo", skewed, beta=TAU)]
+    values = [law @ REWARD - TAU * kl(law, REF) for law in others]
+    assert all(tv(law, best) > 1e-3 for law in others)
+    assert all(value < best @ REWARD - TAU * kl(best, REF) - 1e-6 for value in values)
+
+
+def test_27_a_pair_loss_in_the_class_is_the_projection_that_its_weights_make():
+    """Uniform pairs: Σ_ij (σ(Δ_ij) − σ(z_ij))(φ_i − φ_j) = 0."""
+    law = reached("pra", bandit(features=PHI.tolist()), beta=TAU)
+    z = TAU * (np.log(law / REF)[:, None] - np.log(law / REF))
+    left = np.einsum("ij,ijf->f", sigmoid(GAP) - sigmoid(z), PHI[:, None] - PHI)
+    assert np.abs(left).max() < 1e-7
+    tilt = np.log(law / REF) - np.log(law / REF).mean()
+    theta = np.linalg.lstsq(PHI - PHI.mean(0), tilt, rcond=None)[0]
+    assert np.abs((PHI - PHI.mean(0)) @ theta - tilt).max() < 1e-9  # the law is one of the class
+
+
+def test_27_a_class_that_holds_the_target_reaches_it():
+    held = np.column_stack([REWARD + 3, PHI])
+    world = bandit(features=held.tolist(), sampler="reference")
+    for name in ("dpo", "rda", "ra", "rloo", "ppo", "bda"):
+        settings = {"beta_kl" if name in ("rloo", "ppo") else "beta": TAU}
+        assert predict(build(name, **settings), world).shares
+        assert tv(reached(name, world, **settings), PI) < 1e-7
 
 
 def test_28_token_log_ratios_sum_to_reward_less_value():

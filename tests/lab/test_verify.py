@@ -13,6 +13,7 @@ from tests.lab import plain
 from tests.lab.plain import bandit, tree_world
 from tokenward.errors import InputError
 from tokenward.lab import verify
+from tokenward.lab.solve import solve
 from tokenward.lab.targets import predict
 from tokenward.lab.world import default_world
 from tokenward.objective.rewards import Guide
@@ -40,8 +41,10 @@ def a_world(shape, **fields):
 
 TARGETS = {
     **dict.fromkeys(("dpo", "pra", "rda", "ra", "reinforce", "rloo", "ppo", "rebel", "mirror_descent"), "boltzmann"),
+    **dict.fromkeys(("bda", "bco"), "boltzmann"), "f_dpo": "f_divergence",
+    **dict.fromkeys(("dpo_averaged", "ipo_averaged"), "length_power"),
     "ipo": "ipo", "rto": "extrapolated", "distill": "guide", "sft": "demonstrations",
-    **dict.fromkeys(("grpo", "reinforce_pp", "ipo_averaged", "slic", "kto", "una", "cdpo", "simpo", "reward_model")),
+    **dict.fromkeys(("grpo", "reinforce_pp", "slic", "kto", "una", "cdpo", "simpo", "reward_model")),
 }  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def test_a_predicted_target_is_reached(every, name):
 
 def test_scenarios_follow_access_and_only_boltzmann_is_shared(every):
     scenario = {name: one["scenario"] for name, one in every.items()}
-    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, "grpo"}
+    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, "grpo", "bda"}
     assert {n for n, s in scenario.items() if s == "RA"} == {"ra", "una"}
     assert {n for n, s in scenario.items() if s == "RDA"} == {"rda", "rebel"}
     assert {n for n, s in scenario.items() if s is None} == {"sft"}
@@ -121,7 +124,7 @@ def test_recipes_reach_what_numpy_says(shape, name):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kl", ["loss_k2", "exact"])
-@pytest.mark.parametrize("name", ["rloo", "reinforce", "ppo"])
+@pytest.mark.parametrize("name", ["rloo", "reinforce"])
 def test_a_kl_in_the_loss_ends_at_the_myopic_policy_and_shares_nothing(shape, kl, name):
     world = a_world(shape)
     one = ask(name, world, kl=kl)
@@ -132,10 +135,9 @@ def test_a_kl_in_the_loss_ends_at_the_myopic_policy_and_shares_nothing(shape, kl
         assert plain.tv(one["predicted"][x], expected_law("myopic", world, x)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["rto", "distill", "mirror_descent"])
 @pytest.mark.parametrize("kl", ["loss_k2", "exact"])
-def test_other_recipes_with_a_kl_in_the_loss_reach_a_myopic_policy(name, kl):
-    one = ask(name, a_world("ragged"), kl=kl)
+def test_mirror_descent_with_a_kl_in_the_loss_reaches_a_myopic_policy(kl):
+    one = ask("mirror_descent", a_world("ragged"), kl=kl)
     assert (one["target"], one["shares_pi_tau"]) == ("myopic", False)
     assert one["tv"] < 1e-7
 
@@ -293,9 +295,12 @@ def test_a_reward_model_knows_each_component_of_the_comparisons_on_its_own():
 
 def test_a_clipped_guide_with_a_kl_in_the_loss_reaches_its_own_myopic_policy():
     world = a_world("ragged")
-    one = ask("rto", world, kl="exact", beta_guide=0.4, guide_clip=0.05)
-    assert one["target"] == "myopic"
-    assert one["tv"] < 1e-7
+    recipe = build("rto", beta_kl=world.tau, kl="exact", beta_guide=0.4, guide_clip=0.05)
+    recipe = replace(recipe, steps=recipe.steps[:-1])  # without whitening, which has a temperature of its own
+    laws = torch.stack([prompt.guide for prompt in world.prompts])
+    found = predict(recipe, world, guide=laws)
+    assert found.target == "myopic"
+    assert plain.tv(found.law[0], solve(recipe, world, guide=laws).law[0]) < 1e-7
     words = plain.sequences(*SHAPES["ragged"])
     ref, guide = world.ref[0].numpy(), world.prompts[0].guide.numpy()
     outcome, reward = plain.outcome(words, world.reward[0].numpy()), {}
@@ -304,7 +309,7 @@ def test_a_clipped_guide_with_a_kl_in_the_loss_reaches_its_own_myopic_policy():
             extra = float(np.clip(0.4 * (own[t] - base[t]), -0.05, 0.05))
             score = outcome[(word[:t], token)] if t == len(word) - 1 else 0.0
             reward[(word[:t], token)] = extra + score
-    assert plain.tv(one["predicted"][0], plain.myopic(words, ref, reward, world.tau)) < 1e-12
+    assert plain.tv(found.law[0], plain.myopic(words, ref, reward, world.tau)) < 1e-12
 
 
 def test_distillation_with_another_weight_extrapolates_its_guide():
@@ -318,3 +323,43 @@ def test_distillation_with_another_weight_extrapolates_its_guide():
         ref, own = world.ref[x].numpy(), guide[x].numpy()
         expected = ref * (own / ref) ** 1.5
         assert plain.tv(prediction.law[x], expected / expected.sum()) < 1e-12
+
+
+def test_what_is_known_within_components_is_answered_and_checked():
+    world = tree_world(vocab=2, horizon=2, eos=None, pairs=[[0, 1, 1], [2, 3, 1]])
+    one = ask("dpo", world)
+    assert (one["target"], one["predicted"], one["tv"]) == (None, None, None)
+    assert [part["leaves"] for part in one["identified"][0]] == [[0, 1], [2, 3]]
+    for part in one["identified"][0]:
+        ref, reward = world.ref[0].numpy()[part["leaves"]], world.reward[0].numpy()[part["leaves"]]
+        assert plain.tv(part["law"], plain.gibbs(ref, reward, world.tau)) < 1e-12
+    assert one["tv_identified"] < 1e-7
+    assert "reached within each component" in verify.render([one])
+    assert verify.missed([one]) == []
+    wrong = {**one, "tv_identified": 0.2}
+    assert "MISSED within each component" in verify.render([wrong])
+    assert verify.missed([wrong]) == ["dpo"]
+
+
+def test_a_loss_without_a_minimum_is_never_said_to_have_converged():
+    one = ask("dpo", bandit(labels={"kind": "deterministic"}))
+    assert (one["converged"], one["predicted"]) == (False, None)
+    assert verify.render([one]).endswith("no finite minimum: some answers always win")
+    scores = ask("reward_model", bandit(reward=[1e4, -1e4, 0.0, 3.0, 2.0]))  # labels of 1 to the last digit
+    assert (scores["converged"], scores["predicted"], scores["max_error"]) == (False, None, None)
+
+
+def test_adam_leaves_a_reward_models_free_constants_anywhere():
+    one = ask("reward_model", bandit(ref=[0.4, 0.3, 0.3], reward=[1, 0, 2], pairs=[[0, 1, 1]], optimizer="adam"))
+    assert (one["predicted"], one["max_error"]) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["dpo", "rda", "pra", "ipo", "rebel", "rloo"])
+@pytest.mark.parametrize("tau", [1e-3, 1e-6])
+def test_rewards_as_close_as_tau_are_told_apart_however_small_it_is(name, tau):
+    world = bandit(tau=tau, ref=[0.3, 0.3, 0.4], reward=[1, 1 - tau, 1 - 3 * tau])
+    one = ask(name, world)
+    assert one["converged"]
+    assert one["tv"] < 1e-6
+    if name != "ipo":
+        assert plain.tv(one["reached"][0], plain.gibbs([0.3, 0.3, 0.4], [0, -1, -3], 1.0)) < 1e-6

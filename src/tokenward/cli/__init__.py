@@ -16,13 +16,14 @@ tokenward: align language models, and see token by token what was learned
 
   tokenward demo                        the whole story on the built-in world: a few minutes on two cores
   tokenward train RECIPE --model M --data D --out RUN_DIR
-  tokenward lab RECIPE… | --all         exact verification: predicted and reached optimum
+  tokenward lab RECIPE… | --all         exact verification: predicted and reached optimum; --rate: how fast
   tokenward study NAME… | --all         claims, their checks and figures as pages
   tokenward recipes [NAME]              every method: axes, scenario, needs, citation
   tokenward sample --model M --prompts P [--strategy sample | best-of-n | beam]
   tokenward eval --model M --data D     held-out accuracy, reward, KL, length, with intervals
   tokenward report RUN_DIR… --out PAGE.html
   tokenward data check | show FILE --tokenizer T
+  tokenward data graph FILE             what pairs compare, and what their labels can fix
   tokenward doctor                      machine and versions
 
 `tokenward COMMAND --help` tells the flags of a command, `tokenward --version` the version.

@@ -16,25 +16,30 @@ _MOST_FOR_NEWTON = 1000  # parameters
 _FLAT = 1e-12  # curvature, relative to the largest, that counts as none: gauge directions, leaves never seen
 
 
-def minimize(problem: Problem) -> tuple[float, int]:
-    """L-BFGS on the value, then Newton steps, again if need be; the largest slope left, and the evaluations spent.
+def minimize(problem: Problem, *, unit: float = 1.0) -> tuple[float, int]:
+    """L-BFGS on the value, then Newton steps, again if need be; the largest slope left ÷ unit, and the evaluations.
 
-    Too many parameters for Newton: L-BFGS alone, restarted as long as that helps.
+    Too many parameters for Newton: L-BFGS alone, restarted as long as that helps. `unit`: β where the loss sees β log π
+    and β < 1, so that slopes by implicit rewards are what counts as small.
     """
+    enough = unit * _ENOUGH
     best, steps = _largest(problem.gradient()), 0
     small = sum(parameter.numel() for parameter in problem.parameters) <= _MOST_FOR_NEWTON
     idle = 0
-    while best > _ENOUGH and idle < (2 if small else 6) and steps < 4000:
-        before = best
-        steps += _lbfgs(problem, until=max(_ENOUGH, 1e-3 * best) if small and steps == 0 else _ENOUGH)
+    while best > enough and idle < (2 if small else 6) and steps < 4000:
+        before, here = best, problem.vector()
+        steps += _lbfgs(problem, until=max(enough, 1e-3 * best) if small and steps == 0 else enough)
+        if not bool(problem.vector().isfinite().all()):  # a step so long that it left the numbers
+            problem.move_to(here)
+            break
         best = _largest(problem.gradient())
-        if small and best > _ENOUGH:
-            best, spent = _newton(problem, best)
+        if small and best > enough:
+            best, spent = _newton(problem, best, enough=enough)
             steps += spent
-            if best <= CONVERGED:
+            if best <= unit * CONVERGED:
                 break
         idle = idle + 1 if not best <= 0.5 * before else 0
-    return best, steps
+    return best / unit, steps
 
 
 def iterate(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, int]:
@@ -57,6 +62,31 @@ def iterate(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float,
             continue
         size *= 1.2 if now < residual else 0.5
         move, residual = ahead, now
+    return residual, steps
+
+
+def follow(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, int]:
+    """θ ← θ − s·F⁻¹g with one small s, whether the residual falls or not; the residual left, and the steps taken.
+
+    For updates whose size does not say how far the end is, as of advantages divided by their own spread: there may be
+    several points of rest, and the flow from π_ref knows which is its own. Near one, steps grow up to five-fold, and
+    shrink where the residual rises. Ends when the policy runs away, too.
+    """
+    move = problem.natural_gradient()
+    first = residual = _largest(move)
+    now, steps = size, 0
+    while residual > 1e-3 * CONVERGED and steps < limit:
+        steps += 1
+        before = problem.vector()
+        problem.move_to(before - now * torch.cat([direction.flatten() for direction in move]))
+        move = problem.natural_gradient()
+        ahead = _largest(move)
+        if not ahead <= 100 * first:
+            problem.move_to(before)
+            return residual, steps
+        if residual < 3e-2 * first:
+            now = min(1.1 * now, 5 * size) if ahead < residual else max(now / 2, size / 50)
+        residual = ahead
     return residual, steps
 
 
@@ -84,13 +114,13 @@ def _lbfgs(problem: Problem, *, until: float) -> int:
     return calls
 
 
-def _newton(problem: Problem, residual: float) -> tuple[float, int]:
+def _newton(problem: Problem, residual: float, *, enough: float) -> tuple[float, int]:
     """Newton steps on |curvature|, halved until the value or the largest slope falls; the evaluations they took.
 
     They give the digits that L-BFGS cannot: its line search compares values, flat to the last digit long before slopes.
     """
     steps = 0
-    while residual > _ENOUGH and steps < 100:
+    while residual > enough and steps < 100:
         here, value = problem.vector(), float(problem.loss().detach())
         slope, hessian = problem.gradient_and_hessian()
         direction = _newton_direction(slope, hessian)
@@ -109,6 +139,8 @@ def _newton(problem: Problem, residual: float) -> tuple[float, int]:
 
 
 def _newton_direction(slope: Float[Tensor, " N"], hessian: Float[Tensor, "N N"]) -> Float[Tensor, " N"]:
+    if not bool(hessian.isfinite().all()):
+        return slope
     curvature, axes = torch.linalg.eigh((hessian + hessian.T) / 2)
     size = curvature.abs()
     flat = size <= _FLAT * size.max()

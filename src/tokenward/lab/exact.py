@@ -127,25 +127,40 @@ def extrapolated(
     return torch.softmax(ref.log() + (total + reward) / beta, dim=-1)
 
 
-def length_power(
-    length: Int[Tensor, " L"], score: Float[Tensor, "X L"], *, beta: float, rounds: int = 200
-) -> Float[Tensor, "X L"]:
-    """SimPO's optimum at γ = 0: π = exp(|y|(u + c)/β), c by Σπ = 1; the sum grows in c, so bisection finds it.
+def greedy(ref: Float[Tensor, "X L"], reward: Float[Tensor, "X L"]) -> Float[Tensor, "X L"]:
+    """π^δ: π_ref restricted to the leaves of the largest reward; the limit of π^τ as τ → 0."""
+    best = reward == reward.max(-1, keepdim=True).values
+    law = torch.where(best, ref, torch.zeros_like(ref))
+    return law / law.sum(-1, keepdim=True)
 
-    From β log π/|y| differing between two answers as their scores u do. Derived here.
+
+def length_power(
+    length: Int[Tensor, " L"],
+    score: Float[Tensor, "X L"],
+    *,
+    beta: float,
+    ref: Float[Tensor, "X L"] | None = None,
+    rounds: int = 200,
+) -> Float[Tensor, "X L"]:
+    """The optimum of losses on averaged log-ratios: π = π_ref·exp(|y|(u + c)/β), c by Σπ = 1; no `ref`: without π_ref.
+
+    The sum grows in c, so bisection finds it. From β lr/|y| differing between two answers as their scores u do: SimPO
+    at γ = 0 (no reference), IPO averaged. Derived here.
     """
     size = length.to(score.dtype)
-    # At c = −max u every leaf is ≤ 1 and the best is 1; at −max u − β log L/min|y| … each is at most 1/L.
-    high = -score.amax(-1)
-    low = high - beta * torch.log(torch.tensor(float(len(length)), dtype=score.dtype)) / size.min()
+    base = torch.zeros_like(score) if ref is None else ref.log()
+    # The exponent of every leaf is ≤ 0 at the first bound less its own; at the second the best leaf alone is ≥ 1.
+    least = (-score - beta * base / size).min(-1).values
+    low = least - beta * torch.log(torch.tensor(float(len(length)), dtype=score.dtype)) / size.min()
+    high = least
     for _ in range(rounds):
         middle = (low + high) / 2
-        over = torch.logsumexp(size * (score + middle[:, None]) / beta, dim=-1) > 0
+        over = torch.logsumexp(base + size * (score + middle[:, None]) / beta, dim=-1) > 0
         low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    law = torch.exp(size * (score + ((low + high) / 2)[:, None]) / beta)
-    if float((law.sum(-1) - 1).abs().max()) > 1e-9:
+    log = base + size * (score + ((low + high) / 2)[:, None]) / beta
+    if float(torch.logsumexp(log, dim=-1).abs().max()) > 1e-9 * (1 + float((size * score).abs().max()) / beta):
         raise RunError("length_power: the normalizing constant was not found; the scores are too far apart")
-    return law / law.sum(-1, keepdim=True)
+    return torch.softmax(log, dim=-1)
 
 
 def total_variation(law: Float[Tensor, "X L"], other: Float[Tensor, "X L"]) -> float:

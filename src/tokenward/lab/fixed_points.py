@@ -1,7 +1,10 @@
 """Closed forms for recipes on samples of the current policy, read off their steps and terms.
 
 At a fixed point the expected update of every state vanishes. With the KL in the reward that is π_ref·exp(R/β_kl)/Z, R
-all other rewards; with a per-token KL in the loss it is the myopic policy (exact.myopic); k3 has no closed form.
+all other rewards; with a per-token KL in the loss it is the myopic policy (exact.myopic), and where the advantage is
+divided by its own standard deviation, that at a temperature of its own (lab/self_consistent.py). k3 in the loss has a
+closed form for single tokens, none on trees. In groups of finite size a leave-one-out baseline changes nothing, and a
+division by the group's std leaves no closed form.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from torch import Tensor
 
 from tokenward.lab import exact
 from tokenward.lab.prediction import NONE, Prediction, boltzmann
-from tokenward.lab.reading import is_one_step, moving
+from tokenward.lab.reading import is_one_step, moving, scales, vanishes
+from tokenward.lab.self_consistent import k3_bandit, self_consistent
 from tokenward.lab.world import World
 from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
-from tokenward.objective.divergences import K2
+from tokenward.objective.divergences import K2, K3
+from tokenward.objective.groups import BoltzmannWeight
 from tokenward.objective.links import Clipped, Identity, Mirror, ScoreFunction, Square
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.rewards import Guide, KLPenalty, Outcome
@@ -28,25 +33,32 @@ from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Statistic, Te
 
 ESTIMATORS = (ReturnToGo, SequenceReturn, GAE)
 SCALES = (GroupBaseline, GroupScale, Whiten)
+COLLAPSE = "no self-consistent temperature: the policy collapses on the best answer as groups grow without bound"
 
 
 def fixed_point(recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None) -> Prediction:
     """The closed form of the policy where a recipe on its own samples comes to rest, or of its one proximal step."""
     pull = [term for term in moving(recipe) if "advantage" not in term.reads]
     push = [term for term in moving(recipe) if "advantage" in term.reads]
+    if len(recipe.terms) == 1 and not recipe.steps:
+        return _weighted(recipe.terms[0], world)
     if len(push) != 1 or len(pull) > 1 or not _plain_steps(recipe):
         return NONE
     step = _Push.of(push[0])
     if step is None or not _unbiased(recipe, world):
         return NONE
+    if (pull or is_one_step(recipe)) and step.unit in ("row", "pair") and not _whole(recipe, world):
+        return NONE
     if is_one_step(recipe):
         return _one_step(recipe, step, world, guide)
     uneven = step.unit == "sequence_mean" and world.tree.ragged
     if pull:
-        scaled = any(isinstance(part, GroupScale) for part in recipe.steps)  # a temperature of its own for each prompt
-        return NONE if uneven or scaled else _myopic(recipe, step, pull[0], world, guide)
+        return NONE if uneven or _feels_size(recipe, world) else _pulled(recipe, step, pull[0], world, guide)
     # 1/|y| depends on tokens not yet written, unless the whole row has one advantage, which is 0 at π^τ
-    if uneven and not (_vanishes(recipe) and not isinstance(step.link, Mirror)):
+    if uneven and not (vanishes(recipe) and not isinstance(step.link, Mirror)):
+        return NONE
+    divided = any(isinstance(part, GroupScale) for part in recipe.steps)
+    if divided and not vanishes(recipe) and _is_finite(world):
         return NONE
     beta = sum(part.coef for part in recipe.steps if isinstance(part, KLPenalty))
     return _regularized(recipe, beta, world, guide) if beta > 0 else NONE
@@ -105,10 +117,9 @@ def _unbiased(recipe: Recipe, world: World) -> bool:
     return True
 
 
-def _vanishes(recipe: Recipe) -> bool:
-    """Whether the advantage of every row is one number, 0 on all rows where the regularized return is constant."""
-    kinds = {type(step) for step in recipe.steps}
-    return SequenceReturn in kinds and GroupBaseline in kinds
+def _whole(recipe: Recipe, world: World) -> bool:
+    """Whether the first token's advantage is the return of the whole response; with GAE's λ < 1 later rewards fade."""
+    return world.tree.horizon == 1 or all(step.lam == 1 for step in recipe.steps if isinstance(step, GAE))
 
 
 def _totals(recipe: Recipe, world: World, guide: Float[Tensor, "X L"] | None) -> Float[Tensor, "X S V"] | None:
@@ -145,26 +156,72 @@ def _regularized(recipe: Recipe, beta: float, world: World, guide: Float[Tensor,
     return Prediction("extrapolated", exact.extrapolated(world.ref, total, reward=reward, beta=beta))
 
 
-def _myopic(recipe: Recipe, step: _Push, pull: Term, world: World, guide: Float[Tensor, "X L"] | None) -> Prediction:
-    """The myopic policy at the temperature that the two terms' coefficients and units make."""
+def _weighted(term: Term, world: World) -> Prediction:
+    """π^β for −w log π with w ∝ π^β/π: the gradient of KL(π^β‖π).
+
+    Weights normalized in a finite group are biased, but at π^β they are all 1. In a group of one they always are.
+    """
+    alone = any(prompt.group == 1 for prompt in world.prompts)
+    if alone or not isinstance(term, RowTerm) or not isinstance(term.target, BoltzmannWeight):
+        return NONE
+    likelihood = term.score == LogRatio() and isinstance(term.link, ScoreFunction) and term.offset is None
+    return boltzmann(world, beta=term.target.beta) if likelihood and term.target.drawn == "old_logp" else NONE
+
+
+def _is_finite(world: World) -> bool:
+    return any(prompt.group is not None for prompt in world.prompts)
+
+
+def _feels_size(recipe: Recipe, world: World) -> bool:
+    """Whether the expected advantage depends on the size of groups in this world, but for a number of the prompt."""
+    if not _is_finite(world):
+        return False
+    baselines = [step for step in recipe.steps if isinstance(step, GroupBaseline)]
+    divided = scales(recipe)
+    return (
+        any(isinstance(step, GroupScale) for step in divided)
+        or any(step.kind == "mean" for step in baselines)
+        or bool(baselines and divided)
+    )
+
+
+def _pulled(recipe: Recipe, step: _Push, pull: Term, world: World, guide: Float[Tensor, "X L"] | None) -> Prediction:
+    """The fixed point of a KL in the loss, at the temperature that coefficients, units and divisions make."""
     if any(isinstance(part, KLPenalty) for part in recipe.steps) or not isinstance(pull, TokenTerm):
         return NONE
-    score = pull.score
-    squared = isinstance(pull.link, K2) and isinstance(score, LogRatio) and score.anchor == "ref_logp"
+    score, tree = pull.score, world.tree
+    ratio = isinstance(score, LogRatio) and score.anchor == "ref_logp"
     whole = isinstance(pull.link, Identity) and score == Statistic("kl_ref")
+    third = isinstance(pull.link, K3) and score == LogRatio("ref_logp")
     reward = _totals(recipe, world, guide)
-    if not (squared or whole) or reward is None or step.unit == "pair":
+    if not (whole or third or (ratio and isinstance(pull.link, K2))) or reward is None or step.unit == "pair":
         return NONE
     beta = pull.coef * (score.beta**2 if isinstance(score, LogRatio) else 1.0) / step.slope
-    tree = world.tree
-    ref = tree.conditional(world.ref)
-    unit = {"token_sum": "row"}.get(pull.aggregation, pull.aggregation), {"token_sum": "row"}.get(step.unit, step.unit)
-    if unit[0] == unit[1]:
-        return Prediction("myopic", exact.myopic(tree, ref, reward, beta=beta))
-    if unit == ("token_mean", "row"):
-        law = exact.myopic_per_token(tree, ref, reward, beta=beta, weight=world.weight)
-        return Prediction("myopic", law)
-    return NONE
+    same = _unit(pull.aggregation) == _unit(step.unit) or tree.horizon == 1
+    ref, divided = tree.conditional(world.ref), scales(recipe)
+    if not same:
+        if third or divided or (pull.aggregation, step.unit) != ("token_mean", "row"):
+            return NONE
+        return Prediction("myopic", exact.myopic_per_token(tree, ref, reward, beta=beta, weight=world.weight))
+    if third and tree.horizon > 1:
+        return NONE
+
+    def law_at(temperature: Float[Tensor, " X"]) -> Float[Tensor, "X L"]:
+        if third:
+            return k3_bandit(world.ref, tree.leaf_sum(reward), temperature)
+        return exact.myopic(tree, ref, reward / temperature[:, None, None], beta=1.0)
+
+    if not divided:
+        return Prediction("k3" if third else "myopic", law_at(torch.full_like(world.weight, beta)))
+    if len(divided) > 1 or divided[0] != recipe.steps[-1]:
+        return NONE
+    law = self_consistent(recipe, world, law_at, reward, beta=beta)
+    name = "k3" if third else "self_consistent"
+    return Prediction(note=COLLAPSE) if law is None else Prediction(name, law)
+
+
+def _unit(aggregation: str) -> str:
+    return "row" if aggregation == "token_sum" else aggregation
 
 
 def _one_step(recipe: Recipe, step: _Push, world: World, guide: Float[Tensor, "X L"] | None) -> Prediction:

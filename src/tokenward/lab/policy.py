@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.lab.groups import is_grouped, pairs_within, rows_of, ungrouped
 from tokenward.lab.reading import stream_kind
 from tokenward.lab.tree import Tree
 from tokenward.lab.world import Listed, World, compared
@@ -42,6 +43,11 @@ class TabularPolicy:
         return self.tree.leaf_sum(self.table()).exp()
 
 
+def log_linear(world: World, features: Float[Tensor, "X L F"], theta: Float[Tensor, " F"]) -> TabularPolicy:
+    """π(y) = π_ref(y)·exp(φ(y)·θ)/Z in token form; θ is shared by the prompts."""
+    return TabularPolicy(world.tree, world.tree.log_conditional(world.ref.log() + features @ theta))
+
+
 def policy_with(law: Float[Tensor, "X L"], *, tree: Tree) -> TabularPolicy:
     """The policy whose leaves have this law (positive everywhere)."""
     return TabularPolicy(tree, tree.conditional(law))
@@ -50,24 +56,35 @@ def policy_with(law: Float[Tensor, "X L"], *, tree: Tree) -> TabularPolicy:
 def batch_of(recipe: Recipe, world: World, law: Float[Tensor, "X L"]) -> Batch:
     """All rows, with the fields that the recipe's stream has; `law` is that of the policy that samples."""
     tree, kind = world.tree, stream_kind(recipe)
-    rows = sampling_law(kind, world, law)
-    number = len(world.prompts)
+    laws = sampling_law(kind, world, law)
+    rows = rows_of(kind, world, laws)
+    leaf = rows.place % tree.leaves
     reward = world.reward.flatten()
     squashed = any(isinstance(term, RowTerm) and isinstance(term.link, SquashedSquare) for term in recipe.terms)
     batch = Batch(
-        tokens=tree.tokens.repeat(number, 1),
-        length=tree.length.repeat(number),
-        mask=tree.mask.repeat(number, 1),
-        group=torch.arange(number).repeat_interleave(tree.leaves),
-        weight=(world.weight[:, None] * rows).flatten(),
-        score=torch.sigmoid(reward) if squashed else reward,
-        group_size=torch.full((number * tree.leaves,), torch.inf, dtype=torch.float64),
+        tokens=tree.tokens[leaf],
+        length=tree.length[leaf],
+        mask=tree.mask[leaf],
+        group=rows.group,
+        weight=rows.weight,
+        score=(torch.sigmoid(reward) if squashed else reward)[rows.place],
+        group_size=rows.size,
     )
     if "label" in recipe.needs:
-        batch = replace(batch, label=torch.sigmoid(reward))
+        batch = replace(batch, label=world.desirable.flatten()[rows.place])
     if "normalizer" in recipe.needs:
-        batch = replace(batch, normalizer=world.normalizer.repeat_interleave(tree.leaves))
-    return _with_pairs(batch, world, rows, kind) if "pairs" in recipe.needs else batch
+        batch = replace(batch, normalizer=world.normalizer.repeat_interleave(tree.leaves)[rows.place])
+    if (
+        "sampler_logp" in recipe.needs
+    ):  # leaves that are never drawn have weight 0; their log-probability must be finite
+        drawn = tree.conditional(laws.detach().clamp(min=1e-300))
+        batch = replace(batch, sampler_logp=tree.rows(drawn)[rows.place])
+    if "pairs" not in recipe.needs:
+        return batch
+    if kind == "rollouts":
+        found = pairs_within(rows)
+        return replace(batch, pairs=found.pairs, pair_weight=found.weight)
+    return _with_pairs(batch, world, laws)
 
 
 def sampling_law(kind: str, world: World, law: Float[Tensor, "X L"]) -> Float[Tensor, "X L"]:
@@ -75,25 +92,25 @@ def sampling_law(kind: str, world: World, law: Float[Tensor, "X L"]) -> Float[Te
     if kind == "rollouts":
         return law.detach()
     if kind == "demos":
-        return world.target
+        return world.demos
     laws = zip(world.prompts, law, world.target, strict=True)
     return torch.stack([prompt.sampler_law(own, target=target) for prompt, own, target in laws])
 
 
-def _with_pairs(batch: Batch, world: World, rows: Float[Tensor, "X L"], kind: str) -> Batch:
-    """The pairs of every prompt; those of rollouts are two independent draws of the policy."""
+def _with_pairs(batch: Batch, world: World, laws: Float[Tensor, "X L"]) -> Batch:
+    """The given pairs of every prompt, and who is preferred."""
     found: list[Listed] = []
     wins: list[Tensor] = []
     for i, prompt in enumerate(world.prompts):
-        here = compared(replace(prompt, pairs="sampler") if kind == "rollouts" else prompt, rows[i])
+        here = compared(prompt, laws[i])
         wins.append(prompt.labels.prefer(prompt.reward, here.pairs))
         found.append(Listed(here.pairs + i * world.tree.leaves, here.weight * world.weight[i]))
-    batch = replace(
+    return replace(
         batch,
         pairs=torch.cat([here.pairs for here in found]),
         pair_weight=torch.cat([here.weight for here in found]),
+        pair_target=torch.cat(wins),
     )
-    return batch if kind == "rollouts" else replace(batch, pair_target=torch.cat(wins))
 
 
 @final
@@ -110,7 +127,7 @@ class Models:
 
 def stats_of(recipe: Recipe, world: World, batch: Batch, models: Models) -> TokenStats:
     """The fields of TokenStats that the recipe needs. The critic is that of `old`, exact or zero."""
-    tree, needs = world.tree, recipe.needs
+    tree, needs, kind = world.tree, recipe.needs, stream_kind(recipe)
     table, old = models.policy.table(), models.old.table().detach()
     ref = tree.conditional(world.ref)
     fields: dict[str, Tensor] = {"logp": tree.rows(table), "old_logp": tree.rows(old), "ref_logp": tree.rows(ref)}
@@ -126,9 +143,13 @@ def stats_of(recipe: Recipe, world: World, batch: Batch, models: Models) -> Toke
         fields["model_score"] = models.score.flatten()
     if "old_value" in needs:
         zero = TokenStats(**{**fields, "old_value": torch.zeros_like(fields["logp"])})
-        fields["value"] = fields["old_value"] = critic(recipe, world, batch, zero)
+        every = batch_of(recipe, ungrouped(world), models.old.law()) if is_grouped(kind, world) else batch
+        fields["value"] = fields["old_value"] = critic(recipe, world, every, zero)
     elif models.value is not None:
         fields["value"] = _at_states(tree, models.value[:, None].expand(-1, tree.states))
+    if is_grouped(kind, world):
+        place = rows_of(kind, world, sampling_law(kind, world, models.old.law())).place
+        fields = {name: field[place] for name, field in fields.items()}
     return TokenStats(**fields)
 
 

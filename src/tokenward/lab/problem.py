@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab.policy import Models, TabularPolicy, batch_of, policy_with, stats_of
+from tokenward.lab.policy import Models, TabularPolicy, batch_of, log_linear, policy_with, stats_of
 from tokenward.lab.world import World
 from tokenward.objective.recipe import Recipe
 from tokenward.types import Batch, Signal
@@ -20,6 +20,7 @@ _TOGETHER = 64  # rows of the Hessian in one backward pass
 class Problem:
     """Logits of the policy, from π_ref; a learned value of each prompt or a reward model's scores, from 0, if trained.
 
+    A world with features has θ, from 0, in place of the logits: π ∝ π_ref·exp(φ·θ); scores φ·ψ in place of free ones.
     `old` is the policy that samples; None: the current one. `batch` is built anew for each value unless it is kept with
     `freeze_batch`.
     """
@@ -28,21 +29,36 @@ class Problem:
         self, recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None, old: TabularPolicy | None
     ) -> None:
         self.recipe, self.world, self.guide, self.old = recipe, world, guide, old
+        self.features = world.features
         self.logits = policy_with(world.ref, tree=world.tree).logits.clone().requires_grad_()
+        self.theta = None if self.features is None else _zeros(self.features.shape[-1])
         learns = recipe.trained - (
             {"value"} if "old_value" in recipe.needs else set()
         )  # a critic is exact, not learned
         prompts, leaves = len(world.prompts), world.tree.leaves
         self.value = _zeros(prompts) if "value" in learns else None
-        self.score = _zeros(prompts, leaves) if "model_score" in learns else None
+        shape = (prompts, leaves) if self.features is None else (self.features.shape[-1],)
+        self.head = _zeros(*shape) if "model_score" in learns else None
         self._batch: Batch | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
-        moved = [self.logits] if self.recipe.trained - {"value", "model_score"} else []
-        return moved + [extra for extra in (self.value, self.score) if extra is not None]
+        moved = [self._own] if self.recipe.trained - {"value", "model_score"} else []
+        return moved + [extra for extra in (self.value, self.head) if extra is not None]
+
+    @property
+    def _own(self) -> Tensor:
+        """What moves the policy."""
+        return self.logits if self.theta is None else self.theta
+
+    @property
+    def score(self) -> Float[Tensor, "X L"] | None:
+        """A reward model's scores."""
+        return self.head if self.head is None or self.features is None else self.features @ self.head
 
     def policy(self) -> TabularPolicy:
+        if self.features is not None and self.theta is not None:
+            return log_linear(self.world, self.features, self.theta)
         return TabularPolicy(self.world.tree, self.logits)
 
     def freeze_batch(self) -> None:
@@ -63,14 +79,22 @@ class Problem:
         return list(torch.autograd.grad(self.loss(), self.parameters))
 
     def natural_gradient(self) -> list[Tensor]:
-        """F⁻¹g: F = visitation × (diag π − ππᵀ) for each state's logits, the prompt's weight for other parameters."""
+        """F⁻¹g: F = visitation × (diag π − ππᵀ) for each state's logits, the prompt's weight for other parameters.
+
+        For θ: F = the covariance of φ under π, a mean over prompts; what it cannot see does not move.
+        """
         slopes = self.gradient()
         with torch.no_grad():
             policy, world = self.policy(), self.world
-            visits = world.weight[:, None] * world.tree.visitation(policy.law())
+            law = policy.law()
             found = []
             for parameter, slope in zip(self.parameters, slopes, strict=True):
-                if parameter is self.logits:
+                if parameter is self.theta and self.features is not None:
+                    centered = self.features - (law[..., None] * self.features).sum(1, keepdim=True)
+                    fisher = torch.einsum("x,xl,xlf,xlg->fg", world.weight, law, centered, centered)
+                    found.append(torch.linalg.pinv(fisher, hermitian=True) @ slope)
+                elif parameter is self.logits:
+                    visits = world.weight[:, None] * world.tree.visitation(law)
                     direction = slope / (visits[..., None] * policy.table().exp())
                     found.append(direction - direction.mean(-1, keepdim=True))
                 else:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward.lab.empirical import drawn
 from tokenward.lab.fixed_points import fixed_point
 from tokenward.lab.given_data import optimum
-from tokenward.lab.prediction import Prediction
-from tokenward.lab.reading import stream_kind
+from tokenward.lab.prediction import Prediction, within_class, without_law
+from tokenward.lab.reading import as_given, sampled, stream_kind
 from tokenward.lab.world import World
 from tokenward.objective.recipe import Recipe
 
 
 def predict(recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None = None) -> Prediction:
     """The policy (a reward model's scores) that the recipe should reach; `guide` is the law of RTO's guide."""
-    if stream_kind(recipe) == "rollouts":
-        return fixed_point(recipe, world, guide=guide)
-    return optimum(recipe, world)
+    recipe = as_given(recipe)
+    world = drawn(sampled(recipe, world))
+    whole = fixed_point(recipe, world, guide=guide) if stream_kind(recipe) == "rollouts" else optimum(recipe, world)
+    found = within_class(whole, world)
+    return without_law(found) if world.optimizer == "adam" else found  # Adam leaves the span of the gradients

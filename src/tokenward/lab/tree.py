@@ -82,6 +82,16 @@ class Tree:
         mass = self._edge_mass(law)
         return mass.log() - mass.sum(-1, keepdim=True).log()
 
+    def log_conditional(self, log: Float[Tensor, "X L"]) -> Float[Tensor, "X S V"]:
+        """The same of a law given by its logarithm, up to a constant: no probability underflows."""
+        edge = (self.state * self.vocab + self.tokens)[self.mask]
+        owner = torch.arange(self.leaves)[:, None].expand(self.tokens.shape)[self.mask]
+        own = log[:, owner]
+        least = torch.full((len(log), self.states * self.vocab), -torch.inf, dtype=log.dtype)
+        top = least.scatter_reduce(1, edge.expand(len(log), -1), own.detach(), "amax")
+        mass = torch.zeros_like(least).index_add(1, edge, (own - top[:, edge]).exp())
+        return torch.log_softmax((top + mass.log()).unflatten(1, (self.states, self.vocab)), dim=-1)
+
     def _edge_mass(self, law: Float[Tensor, "X L"]) -> Float[Tensor, "X S V"]:
         edge = (self.state * self.vocab + self.tokens)[self.mask]
         owner = torch.arange(self.leaves)[:, None].expand(self.tokens.shape)[self.mask]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.lab import exact
-from tokenward.lab.prediction import Prediction
+from tokenward.lab.prediction import Identified, Prediction
 from tokenward.lab.solve import Solution, solve
 from tokenward.lab.targets import predict
 from tokenward.lab.world import World, default_world
@@ -23,6 +23,7 @@ from tokenward.objective.recipe import Recipe
 from tokenward.recipes import Setting, build, maker
 
 REACHED = 1e-4  # total variation, or largest error of a centered score, that counts as reached
+UNATTAINED = "no finite minimum: some answers always win"
 Answer = dict[str, Any]
 
 
@@ -59,12 +60,15 @@ def settings(make: Callable[..., Recipe], world: World, overrides: Mapping[str, 
 
 
 def with_guides(world: World) -> World:
-    """The world with a guide for every prompt: where it has none, what DPO reaches in this world."""
+    """The world with a guide for every prompt: where it has none, what DPO reaches in this world.
+
+    No probability of such a guide is below 1e-300: its logarithm is needed.
+    """
     if all(prompt.guide is not None for prompt in world.prompts):
         return world
     dpo = build("dpo", beta=world.tau)
     found = predict(dpo, world).law
-    law = solve(dpo, world).law if found is None else found
+    law = (solve(dpo, world).law if found is None else found).clamp(min=1e-300)
     prompts = (replace(p, guide=own) if p.guide is None else p for p, own in zip(world.prompts, law, strict=True))
     return replace(world, prompts=tuple(prompts))
 
@@ -77,8 +81,8 @@ def forms_apart(world: World) -> float:
 
 
 def missed(answers: Sequence[Answer]) -> list[str]:
-    """The recipes with a prediction that they did not reach."""
-    return [one["recipe"] for one in answers if one["predicted"] is not None and not _error(one) <= REACHED]
+    """The recipes with a prediction, of the whole or within components, that they did not reach."""
+    return [one["recipe"] for one in answers if _is_missed(one)]
 
 
 def render(answers: Sequence[Answer]) -> str:
@@ -91,11 +95,17 @@ def render(answers: Sequence[Answer]) -> str:
 
 
 def _row(one: Answer) -> tuple[str, ...]:
-    at_rest = "at rest" if one["converged"] else "not at rest"
-    if one["predicted"] is None:
-        verdict = f"no closed form; {at_rest}, residual {one['residual']:.0e}"
+    residual = "not finite" if one["residual"] is None else f"{one['residual']:.0e}"
+    rest = f"{'at rest' if one['converged'] else 'not at rest'}, residual {residual}"
+    within = one.get("tv_identified")
+    if one["predicted"] is not None:
+        verdict = "reached" if _error(one) <= REACHED else f"MISSED; {rest}"
+    elif within is not None:
+        verdict = f"{'reached' if within <= REACHED else 'MISSED'} within each component, tv {within:.0e}; {rest}"
     else:
-        verdict = "reached" if _error(one) <= REACHED else f"MISSED; {at_rest}, residual {one['residual']:.0e}"
+        verdict = f"no closed form; {rest}"
+    if "note" in one:
+        verdict += f"; {one['note']}"
     scores = "max_error" in one
     if scores and one["predicted"] is not None:
         verdict += f" (centered scores, largest error {one['max_error']:.0e})"
@@ -104,12 +114,29 @@ def _row(one: Answer) -> tuple[str, ...]:
     return one["recipe"], one["scenario"] or "–", shares, one["target"] or "–", tv, verdict
 
 
+def _is_missed(one: Answer) -> bool:
+    whole = one["predicted"] is not None and not _error(one) <= REACHED
+    return whole or (one.get("tv_identified") is not None and not one["tv_identified"] <= REACHED)
+
+
 def _error(one: Answer) -> float:
     error = one["tv"] if one["tv"] is not None else one.get("max_error")
     return math.inf if error is None else float(error)
 
 
+def _within(identified: tuple[tuple[Identified, ...], ...], law: Float[Tensor, "X L"]) -> float | None:
+    """The largest total variation between a law that is fixed within a set of leaves and the one reached there."""
+    apart = [
+        exact.total_variation(part.law[None], own[list(part.leaves)][None] / own[list(part.leaves)].sum())
+        for parts, own in zip(identified, law, strict=True)
+        for part in parts
+    ]
+    return max(apart) if apart else None
+
+
 def _object(recipe: Recipe, prediction: Prediction, solution: Solution) -> Answer:
+    if solution.score is not None and not solution.attained:
+        prediction = Prediction()
     expected = prediction.law if solution.score is None else prediction.score
     reached = solution.law if solution.score is None else solution.score
     result: Answer = {
@@ -123,6 +150,15 @@ def _object(recipe: Recipe, prediction: Prediction, solution: Solution) -> Answe
         "residual": solution.residual if math.isfinite(solution.residual) else None,
         "converged": solution.converged,
     }
+    note = prediction.note if solution.attained else UNATTAINED
+    if note is not None:
+        result["note"] = note
+    if prediction.identified is not None and solution.score is None:
+        result["identified"] = [
+            [{"leaves": list(part.leaves), "law": part.law.tolist()} for part in parts]
+            for parts in prediction.identified
+        ]
+        result["tv_identified"] = _within(prediction.identified, solution.law)
     if solution.score is not None:
         gap: Float[Tensor, "X L"] | None = None if prediction.score is None else prediction.score - solution.score
         result["max_error"] = None if gap is None else float(gap.abs().max())

@@ -14,23 +14,30 @@ from tokenward.lab.tree import Tree, grow
 
 SamplerName = Literal["uniform", "reference", "policy", "policy-through", "target"]
 Critic = Literal["exact", "zero"]
+Optimizer = Literal["auto", "gradient", "adam"]
 ON_POLICY: frozenset[str] = frozenset({"policy", "policy-through"})  # samplers that follow the current policy
 
 
 @final
 @dataclass(frozen=True)
 class Labels:
-    """P(i is preferred to j): (1−ε) σ((r_i − r_j)/T) + ε σ((r_j − r_i)/T), or the entries of a given matrix."""
+    """P(i is preferred to j): (1−ε) σ((r_i − r_j)/T) + ε σ((r_j − r_i)/T), or the entries of a given matrix.
+
+    `kind` "deterministic" is T → 0: 1 for the larger reward, ½ at ties, 0. A matrix, if given, stands alone.
+    """
 
     temperature: float = 1.0
     noise: float = 0.0
     matrix: Float[Tensor, "L L"] | None = None
+    kind: Literal["bradley-terry", "deterministic"] = "bradley-terry"
 
     def prefer(self, reward: Float[Tensor, " L"], pairs: Int[Tensor, "P 2"]) -> Float[Tensor, " P"]:
         """The probability that the first of each pair wins."""
         first, second = pairs.unbind(-1)
         if self.matrix is not None:
             return self.matrix[first, second]
+        if self.kind == "deterministic":
+            return (torch.sign(reward[first] - reward[second]) + 1) / 2
         p = torch.sigmoid((reward[first] - reward[second]) / self.temperature)
         return (1 - self.noise) * p + self.noise * (1 - p)
 
@@ -46,11 +53,23 @@ class Listed:
 
 @final
 @dataclass(frozen=True)
+class Samples:
+    """`number` draws of each kind of given data (pairs with their labels, rows, demonstrations), from `seed`."""
+
+    number: int
+    seed: int = 0
+
+
+@final
+@dataclass(frozen=True)
 class Prompt:
     """One prompt: the laws and rewards of its leaves, and how its data arise.
 
     `weight` is its share of all prompts · `sampler` the law of single responses · `pairs` which responses are compared
-    ("sampler": two independent draws) · `guide` None: what DPO reaches in this world.
+    ("sampler": two independent draws) · `guide` None: what DPO reaches in this world · `binary` P(desirable) of each
+    leaf, None: σ(reward) · `demos` the law of demonstrations, None: π^τ · `group` the size of groups of rollouts, None:
+    infinite · `samples` None: the population · `features` φ of each leaf, for policies π ∝ π_ref·exp(φ·θ), θ shared by
+    the prompts; None: every policy.
     """
 
     ref: Float[Tensor, " L"]
@@ -61,6 +80,11 @@ class Prompt:
     sampler: SamplerName | Float[Tensor, " L"] = "reference"
     guide: Float[Tensor, " L"] | None = None
     critic: Critic = "exact"
+    binary: Float[Tensor, " L"] | None = None
+    demos: Float[Tensor, " L"] | None = None
+    group: int | None = None
+    samples: Samples | None = None
+    features: Float[Tensor, "L F"] | None = None
 
     def on_policy(self) -> bool:
         """Whether single responses come from the current policy."""
@@ -78,11 +102,12 @@ class Prompt:
 @final
 @dataclass(frozen=True)
 class World:
-    """A tree and its prompts at temperature `tau`; `weight` sums to one over prompts."""
+    """A tree and its prompts at temperature `tau`; `weight` sums to one; `optimizer` as in lab/solve.py."""
 
     tau: float
     tree: Tree
     prompts: tuple[Prompt, ...]
+    optimizer: Optimizer = "auto"
 
     @property
     def weight(self) -> Float[Tensor, " X"]:
@@ -96,6 +121,24 @@ class World:
     @property
     def reward(self) -> Float[Tensor, "X L"]:
         return torch.stack([prompt.reward for prompt in self.prompts])
+
+    @property
+    def desirable(self) -> Float[Tensor, "X L"]:
+        """P(desirable) of each leaf."""
+        given = (torch.sigmoid(p.reward) if p.binary is None else p.binary for p in self.prompts)
+        return torch.stack(list(given))
+
+    @property
+    def demos(self) -> Float[Tensor, "X L"]:
+        """The law of demonstrations."""
+        laws = zip(self.prompts, self.target, strict=True)
+        return torch.stack([target if p.demos is None else p.demos for p, target in laws])
+
+    @property
+    def features(self) -> Float[Tensor, "X L F"] | None:
+        """φ of each leaf; None where every policy is allowed."""
+        given = [prompt.features for prompt in self.prompts if prompt.features is not None]
+        return torch.stack(given) if given else None
 
     @property
     def target(self) -> Float[Tensor, "X L"]:

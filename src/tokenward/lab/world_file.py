@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.errors import InputError, nearest
+from tokenward.errors import InputError
+from tokenward.lab.json_values import json_object, known_keys, law, number, short, vector, whole
 from tokenward.lab.tree import Tree, grow
-from tokenward.lab.world import Labels, Listed, Prompt, World
+from tokenward.lab.world import Optimizer, Prompt, Samples, World
+from tokenward.lab.world_labels import parse_labels, parse_pairs
 
 SAMPLERS = ("uniform", "reference", "policy", "policy-through", "target")
-LATER = ("binary", "demos", "seed")  # named in the format, and without a meaning here
-ONLY: dict[str, object] = {"group": None, "samples": None, "features": None, "optimizer": "auto"}
-SHARED = ("pairs", "labels", "sampler", "guide", "critic")  # may stand in the world or in a prompt
+SHARED = (
+    "pairs", "labels", "binary", "sampler", "guide", "group", "samples", "seed", "critic", "features", "demos",
+    "optimizer", "weight", "ref", "reward",
+)  # fmt: skip  # may stand in the world or in a prompt, whose own wins
 WORLD = ("tau", "vocab", "horizon", "eos", "prompts")
-PROMPT = ("weight", "ref", "reward")
-LARGEST = sys.float_info.max
-SUMS_TO_ONE = 1e-6  # how far the probabilities of a file may be from 1 before they are refused
+LARGEST_REWARD = 1e100  # its square is a float64
+LARGEST_TAU = 1e10
+MOST_SAMPLES = 10_000_000
+OPTIMIZERS: tuple[Optimizer, ...] = ("auto", "gradient", "adam")
 
 
 def read_world(path: str | Path) -> World:
@@ -48,14 +51,16 @@ def parse_world(given: object, *, name: str = "given") -> World:
     tokenward.errors.InputError: world given: prompt 0: ref sums to 1.1; probabilities of the leaves must sum to 1
     """
     where = f"world {name}"
-    found = _object(given, where)
-    _known(found, (*WORLD, *SHARED), where)
+    found = json_object(given, where)
+    known_keys(found, (*WORLD, *SHARED), where)
     for key in ("tau", "vocab", "horizon", "prompts"):
         if key not in found:
             raise InputError(f"{where}: {key} is missing")
-    tau = _number(found["tau"], f"{where}: tau", above=0.0)
-    vocab, horizon = (_whole(found[key], f"{where}: {key}") for key in ("vocab", "horizon"))
-    eos = None if found.get("eos") is None else _whole(found["eos"], f"{where}: eos")
+    tau = number(found["tau"], f"{where}: tau", above=0.0)
+    if tau > LARGEST_TAU:
+        raise InputError(f"{where}: tau must be {LARGEST_TAU:g} or less, where every target is π_ref, got {tau:g}")
+    vocab, horizon = (whole(found[key], f"{where}: {key}") for key in ("vocab", "horizon"))
+    eos = None if found.get("eos") is None else whole(found["eos"], f"{where}: eos")
     try:
         tree = grow(vocab=vocab, horizon=horizon, eos=eos)
     except InputError as error:
@@ -64,135 +69,110 @@ def parse_world(given: object, *, name: str = "given") -> World:
     if not isinstance(prompts, list) or not prompts:
         raise InputError(f"{where}: prompts must be a list of one object or more")
     shared = {key: found[key] for key in SHARED if key in found}
-    return World(tau, tree, tuple(_prompt(p, shared, tree, f"{where}: prompt {i}") for i, p in enumerate(prompts)))
+    merged = []
+    for i, own in enumerate(prompts):
+        known_keys(json_object(own, f"{where}: prompt {i}"), SHARED, f"{where}: prompt {i}")
+        merged.append({**shared, **own})
+    parsed = tuple(_prompt(one, tree, f"{where}: prompt {i}") for i, one in enumerate(merged))
+    for i, prompt in enumerate(parsed):
+        largest = float(prompt.reward.abs().max())
+        if largest > LARGEST_REWARD or largest / tau > LARGEST_REWARD:
+            raise InputError(
+                f"{where}: prompt {i}: reward, and reward ÷ tau, must stay below {LARGEST_REWARD:g}, got {largest:g} "
+                f"and tau {tau:g}"
+            )
+    _same_features(parsed, where)
+    return World(tau, tree, parsed, optimizer=_optimizer(merged, where))
 
 
-def _prompt(given: object, shared: Mapping[str, Any], tree: Tree, where: str) -> Prompt:
-    own = _object(given, where)
-    _known(own, (*PROMPT, *SHARED), where)
-    found = {**shared, **own}
+def _prompt(found: Mapping[str, Any], tree: Tree, where: str) -> Prompt:
     for key in ("ref", "reward"):
         if key not in found:
             raise InputError(f"{where}: {key} is missing")
-    guide, critic = found.get("guide"), found.get("critic", "exact")
+    critic, group = found.get("critic", "exact"), found.get("group")
     if critic not in ("exact", "zero"):
         raise InputError(f'{where}: critic must be "exact" or "zero", got {critic!r}')
+    size = tree.leaves
+    pairs = parse_pairs(found.get("pairs", "uniform"), f"{where}: pairs", leaves=size)
+    labels, joint = parse_labels(found.get("labels", {"kind": "bradley-terry"}), f"{where}: labels", leaves=size)
     return Prompt(
-        ref=_law(found["ref"], tree, f"{where}: ref", least="above 0"),
-        reward=_vector(found["reward"], tree, f"{where}: reward"),
-        weight=_number(found.get("weight", 1), f"{where}: weight", above=0.0),
-        pairs=_pairs(found.get("pairs", "uniform"), tree, f"{where}: pairs"),
-        labels=_labels(found.get("labels", {"kind": "bradley-terry"}), tree, f"{where}: labels"),
-        sampler=_sampler(found.get("sampler", "reference"), tree, f"{where}: sampler"),
-        guide=None if guide is None else _law(guide, tree, f"{where}: guide", least="above 0"),
+        ref=law(found["ref"], f"{where}: ref", leaves=size, positive=True),
+        reward=vector(found["reward"], f"{where}: reward", leaves=size),
+        weight=number(found.get("weight", 1), f"{where}: weight", above=0.0),
+        pairs=pairs if joint is None else joint,
+        labels=labels,
+        sampler=_sampler(found.get("sampler", "reference"), f"{where}: sampler", leaves=size),
+        guide=_law_or_none(found, "guide", where, leaves=size, positive=True),
         critic=critic,
+        binary=_binary(found.get("binary"), f"{where}: binary", leaves=size),
+        demos=_law_or_none(found, "demos", where, leaves=size, positive=False),
+        group=None if group is None else whole(group, f"{where}: group", least=1),
+        samples=_samples(found, where),
+        features=_features(found.get("features"), f"{where}: features", leaves=size),
     )
 
 
-def _labels(given: object, tree: Tree, where: str) -> Labels:
-    found = _object(given, where)
-    kind = found.get("kind")
-    allowed = {"bradley-terry": ("kind", "temperature", "noise"), "matrix": ("kind", "p")}
-    if kind in ("deterministic", "oriented"):
-        raise InputError(f'{where}: kind "{kind}" is not supported; give "bradley-terry" or "matrix"')
-    if not isinstance(kind, str) or kind not in allowed:
-        raise InputError(f'{where}: kind must be "bradley-terry" or "matrix", got {kind!r}')
-    _known(found, allowed[kind], where)
-    if kind == "bradley-terry":
-        noise = _number(found.get("noise", 0), f"{where}: noise")
-        if not 0 <= noise <= 0.5:
-            raise InputError(f"{where}: noise is the probability of a flipped label, between 0 and 0.5, got {noise:g}")
-        return Labels(_number(found.get("temperature", 1), f"{where}: temperature", above=0.0), noise)
-    rows = found.get("p")
-    if not isinstance(rows, list) or len(rows) != tree.leaves:
-        raise InputError(f"{where}: p must have {tree.leaves} rows, one per leaf, each of {tree.leaves} probabilities")
-    p = torch.stack([_vector(row, tree, f"{where}: p[{i}]") for i, row in enumerate(rows)])
-    off = ((p + p.T - 1).abs() > SUMS_TO_ONE) & ~torch.eye(len(p), dtype=torch.bool)
-    if bool(((p < 0) | (p > 1)).any()) or bool(off.any()):
-        raise InputError(f"{where}: p[i][j] is the probability that i wins: between 0 and 1, and 1 − p[j][i]")
-    return Labels(matrix=p)
+def _law_or_none(
+    found: Mapping[str, Any], key: str, where: str, *, leaves: int, positive: bool
+) -> Float[Tensor, " L"] | None:
+    given = found.get(key)
+    return None if given is None else law(given, f"{where}: {key}", leaves=leaves, positive=positive)
 
 
-def _pairs(given: object, tree: Tree, where: str) -> Any:
-    if given in ("uniform", "sampler"):
-        return given
-    if not isinstance(given, list) or not given:
-        raise InputError(f'{where} must be "uniform", "sampler" or a list of [i, j, weight], got {_short(given)}')
-    pairs, weights = [], []
-    for entry in given:
-        if not isinstance(entry, list) or len(entry) != 3:
-            raise InputError(f"{where}: each pair is [i, j, weight], got {_short(entry)}")
-        pair = [_whole(leaf, f"{where}: leaf") for leaf in entry[:2]]
-        if not all(0 <= leaf < tree.leaves for leaf in pair):
-            raise InputError(f"{where}: {_short(entry)} names a leaf outside 0 … {tree.leaves - 1}")
-        pairs.append(pair)
-        weights.append(_number(entry[2], f"{where}: weight", least=0.0))
-    weight = torch.tensor(weights, dtype=torch.float64)
-    if not float(weight.sum()) > 0:
-        raise InputError(f"{where}: all weights are 0; give at least one pair a weight")
-    return Listed(torch.tensor(pairs), weight / weight.sum())
-
-
-def _sampler(given: object, tree: Tree, where: str) -> Any:
+def _sampler(given: object, where: str, *, leaves: int) -> Any:
     if isinstance(given, list):
-        return _law(given, tree, where, least="0 or more")
+        return law(given, where, leaves=leaves, positive=False)
     if given not in SAMPLERS:
         known = ", ".join(f'"{name}"' for name in SAMPLERS)
-        raise InputError(f"{where} must be {known} or a probability of each leaf, got {_short(given)}")
+        raise InputError(f"{where} must be {known} or a probability of each leaf, got {short(given)}")
     return given
 
 
-def _law(given: object, tree: Tree, where: str, *, least: str) -> Float[Tensor, " L"]:
-    law = _vector(given, tree, where)
-    if bool((law < 0).any()) or (least == "above 0" and bool((law == 0).any())):
-        bad = int((law <= 0).nonzero()[0])
-        raise InputError(f"{where} of leaf {bad} is {float(law[bad]):g}; every probability must be {least}")
-    if abs(float(law.sum()) - 1) > SUMS_TO_ONE:
-        raise InputError(f"{where} sums to {float(law.sum()):.6g}; probabilities of the leaves must sum to 1")
-    return law / law.sum()
+def _binary(given: object, where: str, *, leaves: int) -> Float[Tensor, " L"] | None:
+    if given is None:
+        return None
+    found = vector(given, where, leaves=leaves)
+    outside = ((found < 0) | (found > 1)).nonzero()
+    if len(outside):
+        bad = int(outside[0])
+        raise InputError(f"{where} of leaf {bad} is {float(found[bad]):g}; P(desirable) must be between 0 and 1")
+    return found
 
 
-def _vector(given: object, tree: Tree, where: str) -> Float[Tensor, " L"]:
-    if not isinstance(given, list) or len(given) != tree.leaves:
-        have = f"{len(given)} values" if isinstance(given, list) else _short(given)
-        raise InputError(f"{where} must be a list of {tree.leaves} numbers, one per leaf, got {have}")
-    return torch.tensor([_number(x, f"{where}[{i}]") for i, x in enumerate(given)], dtype=torch.float64)
+def _samples(found: Mapping[str, Any], where: str) -> Samples | None:
+    given, seed = found.get("samples"), found.get("seed")
+    start = 0 if seed is None else whole(seed, f"{where}: seed", least=0, most=2**63 - 1)
+    if given is None:
+        return None
+    return Samples(whole(given, f"{where}: samples", least=1, most=MOST_SAMPLES), start)
 
 
-def _number(given: object, where: str, *, above: float | None = None, least: float | None = None) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not abs(given) <= LARGEST:  # NaN too
-        raise InputError(f"{where} must be a finite number, got {_short(given)}")
-    if (above is not None and given <= above) or (least is not None and given < least):
-        bound = f"above {above:g}" if above is not None else f"{least:g} or more"
-        raise InputError(f"{where} must be {bound}, got {given:g}")
-    return float(given)
+def _features(given: object, where: str, *, leaves: int) -> Float[Tensor, "L F"] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != leaves:
+        have = f"{len(given)} rows" if isinstance(given, list) else short(given)
+        raise InputError(f"{where} must have {leaves} rows, one per leaf, each a list of numbers, got {have}")
+    for i, row in enumerate(given):
+        if not isinstance(row, list) or not row or len(row) != len(given[0]):
+            raise InputError(f"{where}[{i}] must be a list of as many numbers as the other rows, got {short(row)}")
+    rows = [[number(x, f"{where}[{i}][{k}]") for k, x in enumerate(row)] for i, row in enumerate(given)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def _whole(given: object, where: str) -> int:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise InputError(f"{where} must be a whole number, got {_short(given)}")
-    return given
+def _same_features(prompts: tuple[Prompt, ...], where: str) -> None:
+    sizes = {None if prompt.features is None else prompt.features.shape[1] for prompt in prompts}
+    if len(sizes) > 1:
+        raise InputError(
+            f"{where}: features must be given for every prompt, with as many numbers per leaf, or for none"
+        )
 
 
-def _object(given: object, where: str) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise InputError(f"{where} must be a JSON object, got {_short(given)}")
-    return given
-
-
-def _known(found: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    """Refuse keys that are unknown, or known to the format but of no effect here."""
-    for key, value in found.items():
-        if key in LATER and value is not None:
-            raise InputError(f"{where}: {key} is not supported; leave it out")
-        if key in ONLY and key not in known:
-            if value != ONLY[key]:
-                only = "null" if ONLY[key] is None else f'"{ONLY[key]}"'
-                raise InputError(f"{where}: {key} is not supported but as {only}, got {_short(value)}; leave it out")
-        elif key not in (*known, *LATER):
-            raise InputError(f"{where}: unknown key {key!r}.{nearest(key, known)}")
-
-
-def _short(given: object) -> str:
-    text = json.dumps(given)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _optimizer(merged: list[dict[str, Any]], where: str) -> Optimizer:
+    given = [one.get("optimizer", "auto") for one in merged]
+    for one in given:
+        if one not in OPTIMIZERS:
+            raise InputError(f'{where}: optimizer must be "auto", "gradient" or "adam", got {short(one)}')
+    if any(one != given[0] for one in given):
+        raise InputError(f"{where}: optimizer must be the same for all prompts, which are solved together")
+    return OPTIMIZERS[OPTIMIZERS.index(given[0])]

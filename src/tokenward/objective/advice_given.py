@@ -45,8 +45,8 @@ def _sampled_normalizer(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         if isinstance(term, RowTerm) and isinstance(term.offset, MonteCarloNormalizer) and not on_policy(recipe):
             k = f"k = {facts.group}" if facts.group else "k"
             text = (
-                f"β log Z from {k} answers of π_ref is too low by about β Var(exp(r/β))/(2kZ²), exponentially much as "
-                "β → 0; take more answers, or normalizer=learned"
+                f"β log Z from {k} answers of π_ref is too low by about β Var(exp(r/β))/(2kZ²): most where the best "
+                "answers are rare under π_ref and β is small; take more answers, or normalizer=learned"
             )
             yield Advice("note", f"{term.name}: MonteCarloNormalizer", text, DERIVED)
 

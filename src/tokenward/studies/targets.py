@@ -93,11 +93,11 @@ def _value_gap(world: World, law: Float[Tensor, "X L"]) -> Float[Tensor, " X"]:
 def _where_the_pull_stands(world: World) -> Claim:
     """KL in the reward against KL as a per-token loss: the same for one token, not for more."""
     reached = [
-        torch.tensor(verify.answer("ppo", world, overrides={"kl": kl})["reached"], dtype=torch.float64)
+        torch.tensor(verify.answer("rloo", world, overrides={"kl": kl})["reached"], dtype=torch.float64)
         for kl in ("reward", "exact")
     ]
     distance = exact.total_variation(*reached)
-    check = "total variation between what PPO reaches with the KL in the reward and as an exact per-token loss"
+    check = "total variation between what RLOO reaches with the KL in the reward and as an exact per-token loss"
     source = "derived here: the loss ignores what a token does to later KL, so its fixed point is myopic"
     if world.tree.horizon == 1:
         text = "With one token an answer, a KL in the loss is a KL in the reward."

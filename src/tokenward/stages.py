@@ -1,0 +1,136 @@
+"""Stages of a story on the built-in world: rows, a fresh model, and runs of the trainer, each in its own directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from tokenward.runlog import write_json, write_text
+
+
+@final
+@dataclass(frozen=True)
+class Stages:
+    """Where a story writes, its seed, what multiplies the updates of its runs, and how long each run took."""
+
+    out: Path
+    seed: int
+    scale: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path:
+        return self.out / "data" / name
+
+    def model(self, run: str) -> str:
+        return str(self.out / run / "model")
+
+    def write(self, name: str, rows: Sequence[Mapping[str, object]]) -> Path:
+        """Rows as JSON lines; the file appears when it is whole."""
+        path = self.file(name)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a file that `write` made."""
+        return [json.loads(line) for line in self.file(name).read_text(encoding="utf-8").splitlines()]
+
+    def once(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the work gives, JSON values; from out/done/name.json where it has been done before."""
+        path = self.out / "done" / f"{name}.json"
+        if not path.is_file():
+            start = time.monotonic()
+            found = work()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"seconds": time.monotonic() - start, "found": found})
+        done = json.loads(path.read_text(encoding="utf-8"))
+        self.seconds[name] = float(done["seconds"])
+        result: dict[str, Any] = done["found"]
+        return result
+
+    def train(
+        self, name: str, recipe: str, settings: Mapping[str, object], *, keywords: Mapping[str, float] | None = None
+    ) -> None:
+        """One run of the trainer into out/name; a finished run is left as it is, an interrupted one goes on."""
+        from tokenward.report.records import gather
+        from tokenward.train import directory, loop
+        from tokenward.train.config import make
+
+        updates = max(1, round(int(str(settings["updates"])) * self.scale))
+        warmup = min(int(str(settings.get("warmup_updates", 0))), updates // 2)
+        folder = self.out / name
+        if directory.finished(folder):
+            print(f"{name}: done before", flush=True)
+        else:
+            print(f"{name}: {recipe}, {updates} updates", flush=True)
+            if (folder / "config.yaml").is_file():
+                loop.resume(folder)
+            else:
+                config = make(
+                    {
+                        "micro_tokens": 16384, "save_every": 0, "seed": self.seed, "device": "cpu", "threads": 1,
+                        "log_every": 1000, **settings, "updates": updates, "warmup_updates": warmup,
+                        "out": str(folder),
+                    }
+                )  # fmt: skip
+                loop.run(config, recipe, keywords=dict(keywords or {}))
+        (run,), _ = gather([folder])
+        self.seconds[name] = run.seconds
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread: models this small gain little from a second, and lose much where the machine is shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def build_world(stages: Stages, *, train_prompts: int, held_prompts: int) -> None:
+    """Prompts, tokenizer, and a model that knows nothing yet; the same again where they are there already."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tokenward.data import world_model, world_rows
+    from tokenward.models.quiet import quiet
+
+    train, held = world_rows.prompt_rows(train=train_prompts, heldout=held_prompts, seed=stages.seed)
+    stages.write("prompts.jsonl", train)
+    stages.write("heldout.jsonl", held)
+    tokenizer = world_model.tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(stages.seed)
+        model = LlamaForCausalLM(world_model.model_config(tokenizer))
+    with quiet():
+        model.save_pretrained(stages.out / "base")
+        tokenizer.save_pretrained(stages.out / "base")
+
+
+def supervise(stages: Stages) -> None:
+    """The SFT stages into out/sft: copying first, reviews then."""
+    from tokenward.data import world_model, world_rows
+
+    train = stages.rows("prompts.jsonl")
+    model = str(stages.out / "base")
+    for number, stage in enumerate(world_model.SFT_STAGES):
+        last = number + 1 == len(world_model.SFT_STAGES)
+        settings = asdict(stage)
+        corpus = settings.pop("corpus")
+        rows = (
+            world_rows.copy_rows(count=stage.rows, seed=stages.seed)
+            if corpus == "copy"
+            else world_rows.sft_rows(train, count=stage.rows, seed=stages.seed)
+        )
+        settings |= {"model": model, "data": str(stages.write(f"{corpus}.jsonl", rows))}
+        name = "sft" if last else f"sft-{corpus}"
+        stages.train(name, "sft", settings)
+        model = stages.model(name)
