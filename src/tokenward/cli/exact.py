@@ -77,7 +77,7 @@ def study(words: list[str]) -> int:
 
     if "help" in flags:
         print(STUDY_USAGE, end="")
-        print("\n".join(f"  {name:<15} {make.__doc__.splitlines()[0]}" for name, make in STUDIES.items()))
+        print("\n".join(f"  {name:<15} {(make.__doc__ or '').splitlines()[0]}" for name, make in STUDIES.items()))
         return 0
     if alone == ["language-model"]:
         return _language_model(flags)
@@ -113,8 +113,12 @@ def _language_model(flags: dict[str, str]) -> int:
     from tokenward.studies.study import read
     from tokenward.transfer import transfer
 
-    folder = Path(flags.pop("out", "runs/studies")) / "language-model"
-    transfer(out=str(folder), **arguments(transfer, flags, of="study language-model"))
+    def train_all(*, out: str = "runs/studies", seed: int = 0, scale: float = 1.0) -> Path:
+        folder = Path(out) / "language-model"
+        transfer(out=str(folder), seed=seed, scale=scale)
+        return folder
+
+    folder = train_all(**arguments(train_all, flags, of="study language-model"))  # type: ignore[arg-type]
     found = read(folder / "data.jsonl")
     print(f"language-model: {len(found.claims) - len(found.failed)} of {len(found.claims)} claims hold")
     print("".join(f"  does not hold: {claim.text}\n" for claim in found.failed), end="")

@@ -32,7 +32,7 @@ def sampled(recipe: Recipe, world: World) -> World:
     if not named:
         return world
     name = named.pop()
-    sampler: SamplerName = "reference" if name in ("old", "data") else name
+    sampler: SamplerName = "reference" if name == "old" or name == "data" else name
     if stream_kind(recipe) == "pairs":
         prompts = tuple(replace(prompt, sampler=sampler, pairs="sampler") for prompt in world.prompts)
     else:
