@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from tokenward.data.formats import schema_table
-from tokenward.lab.targets import predict
+from tokenward.lab.optima.targets import predict
 from tokenward.lab.verify import settings, with_guides
-from tokenward.lab.world import default_world
+from tokenward.lab.worlds.world import default_world
 from tokenward.objective.bibliography import WORKS
 from tokenward.recipes import RECIPES, build
 
@@ -25,6 +25,11 @@ FOLDERS = (
     "objective",
     "recipes",
     "lab",
+    "lab/worlds",
+    "lab/optima",
+    "lab/solving",
+    "lab/rates",
+    "lab/theory",
     "data",
     "models",
     "rollout",
@@ -50,10 +55,10 @@ def tree() -> str:
     for folder in FOLDERS:
         here = ROOT / "src" / "tokenward" / folder
         if folder:
-            lines.append(f"  {folder}/")
-        indent = "    " if folder else "  "
+            lines.append(f"{'  ' * (1 + folder.count('/'))}{folder.rpartition('/')[2]}/")
+        indent = "  " * (1 + bool(folder) + folder.count("/"))
         lines += [
-            f"{indent}{path.name:<{22 - len(indent)}}{first_sentence(path)}"
+            f"{indent}{path.name:<{26 - len(indent)}}{first_sentence(path)}"
             for path in sorted(here.glob("*.py"))
             if folder in ("recipes", "studies", "cli") or path.name != "__init__.py"
         ]

@@ -21,8 +21,8 @@ from tests.lab.at import at, slope
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, random_law, tree_world, tv
 from tokenward.cli import main
 from tokenward.errors import InputError
-from tokenward.lab.solve import solve
-from tokenward.lab.world import default_world
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world import default_world
 from tokenward.objective import advice_given, advice_policy, links
 from tokenward.objective.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.advice import Advice, Facts, advise, errors

@@ -72,7 +72,7 @@ def test_an_exception_is_taken_only_while_it_is_needed(tmp_path, monkeypatch, ca
 def test_every_planted_fault_still_has_its_place(fault):
     assert (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old) == 1
     assert fault.old != fault.new
-    assert any((ROOT / test).exists() for test in fault.tests)
+    assert any((ROOT / test.partition("::")[0]).exists() for test in fault.tests)
 
 
 def test_planted_faults_are_told_apart_by_what_they_break():

@@ -12,7 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from tests.tiny import BOS, EOS, PAD, VOCABULARY, tiny
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
-from tokenward.lab.tree import grow
+from tokenward.lab.worlds.tree import grow
 from tokenward.models.load import scorer
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n, kl_bound, sample

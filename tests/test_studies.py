@@ -18,7 +18,7 @@ import pytest
 from tests.lab.plain import gibbs, kl, tv
 from tokenward.cli import main
 from tokenward.errors import InputError
-from tokenward.lab.world import default_world
+from tokenward.lab.worlds.world import default_world
 from tokenward.report.study_page import shown, write_study
 from tokenward.studies import STUDIES
 from tokenward.studies.study import Claim, Figure, Series, Study, Table, read, write

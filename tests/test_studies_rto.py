@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.lab.plain import gibbs, kl, random_law, sigmoid, token_logs, tree_world, tv
-from tokenward.lab.world import Labels, World
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.worlds.world import Labels, World
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.report.study_page import write_study
 from tokenward.studies.demonstrations import demonstrations
 from tokenward.studies.rto import RATIO, _frontier_points, _optimum_claims, _placement_claims, rto

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tokenward.lab.policy import policy_with
-from tokenward.lab.problem import Problem
-from tokenward.lab.world import World
+from tokenward.lab.solving.policy import policy_with
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.worlds.world import World
 from tokenward.recipes import build
 
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from tokenward.lab.world import World
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.worlds.world import World
+from tokenward.lab.worlds.world_file import parse_world
 
 # The fixture of the theory notes on UDRRA: a bandit of five responses.
 REWARD = np.array([1.2, -0.4, 0.3, 2.0, -1.1])

@@ -10,7 +10,7 @@ import torch
 
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, kl, random_law, sigmoid, tv
 from tokenward.errors import InputError
-from tokenward.lab.bounds import distance, preference_loss, shift, surrogate_steps
+from tokenward.lab.rates.bounds import distance, preference_loss, shift, surrogate_steps
 
 GAP = REWARD[:, None] - REWARD
 PI = gibbs(REF, REWARD, TAU)

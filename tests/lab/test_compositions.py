@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tests.lab.plain import random_law
 from tokenward.errors import InputError
 from tokenward.lab import verify
-from tokenward.lab.exact import total_variation
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
-from tokenward.lab.tree import grow
-from tokenward.lab.world import Labels, Listed, Prompt, World
+from tokenward.lab.optima.exact import total_variation
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.tree import grow
+from tokenward.lab.worlds.world import Labels, Listed, Prompt, World
 from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.divergences import DivergenceRatio, kl_steps, kl_terms
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer

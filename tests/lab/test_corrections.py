@@ -14,11 +14,11 @@ import torch
 from tests.lab import plain
 from tests.lab.at import at, slope
 from tests.lab.plain import REF, REWARD, TAU, bandit, sigmoid, tree_world, tv
-from tokenward.lab.policy import Models, batch_of, policy_with, stats_of
-from tokenward.lab.problem import Problem
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.policy import Models, batch_of, policy_with, stats_of
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.objective.links import Identity, Mirror
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.targets import Score

@@ -10,8 +10,8 @@ import torch
 
 from tests.lab.plain import REF, REWARD, TAU, gibbs, laplacian, sigmoid
 from tokenward.errors import InputError
-from tokenward.lab.design import best_weights, designs, measure_design
-from tokenward.lab.world import Listed
+from tokenward.lab.rates.design import best_weights, designs, measure_design
+from tokenward.lab.worlds.world import Listed
 
 reward, ref = torch.tensor(REWARD), torch.tensor(REF)
 EVERY = torch.combinations(torch.arange(5))

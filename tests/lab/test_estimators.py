@@ -8,8 +8,8 @@ import torch
 
 from tests.lab import plain
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, kl, random_law, tv
-from tokenward.lab.connection import connections, divergence_slope, preference_advantage
-from tokenward.lab.estimators import gaussian, rests, slopes, values
+from tokenward.lab.theory.connection import connections, divergence_slope, preference_advantage
+from tokenward.lab.theory.estimators import gaussian, rests, slopes, values
 
 K = {"k1": lambda z: z, "k2": lambda z: z**2 / 2, "k3": lambda z: np.exp(-z) - 1 + z}
 TREE = {"vocab": 3, "horizon": 3, "eos": 2, "prompts": 2, "tau": TAU, "seed": 11}

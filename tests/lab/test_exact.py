@@ -8,8 +8,8 @@ import torch
 
 from tests.lab import plain
 from tests.lab.plain import tree_world
-from tokenward.lab import exact
-from tokenward.lab.world import default_world
+from tokenward.lab.optima import exact
+from tokenward.lab.worlds.world import default_world
 
 SHAPES = [(5, 1, None), (3, 3, None), (3, 3, 2), (2, 5, 0)]
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, sigmoid, tree_world
 from tokenward.errors import InputError
-from tokenward.lab.finite_sample import descent_floor, maximum_likelihood, normalizer_bias, sample_error
+from tokenward.lab.rates.finite_sample import descent_floor, maximum_likelihood, normalizer_bias, sample_error
 
 DISTINCT = [[i, j, 1] for i, j in itertools.combinations(range(5), 2)]
 

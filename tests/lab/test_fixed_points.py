@@ -10,13 +10,13 @@ import torch
 
 from tests.lab import plain
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, kl, random_law, tree_world, tv
-from tokenward.lab.descent import follow
-from tokenward.lab.policy import policy_with
-from tokenward.lab.problem import Problem
-from tokenward.lab.self_consistent import roots
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.optima.self_consistent import roots
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.descent import follow
+from tokenward.lab.solving.policy import policy_with
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.objective.advantages import GroupBaseline, SequenceReturn, Whiten
 from tokenward.objective.rewards import Outcome
 from tokenward.recipes import build

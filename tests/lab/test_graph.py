@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.lab.plain import laplacian
-from tokenward.lab import graph
+from tokenward.lab.optima import graph
 
 
 def symmetric(n, edges, rng):

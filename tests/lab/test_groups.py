@@ -15,10 +15,10 @@ from tests.lab import plain
 from tests.lab.at import at, slope
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, random_law, tv
 from tokenward.errors import InputError
-from tokenward.lab.groups import multisets, pairs_within, rows_of
-from tokenward.lab.policy import batch_of
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.groups import multisets, pairs_within, rows_of
+from tokenward.lab.solving.policy import batch_of
+from tokenward.lab.solving.solve import solve
 from tokenward.recipes import build
 from tokenward.types import TokenStats
 

@@ -11,8 +11,8 @@ import torch
 from tests.lab.at import at
 from tests.lab.plain import gibbs, kl, random_law, sigmoid, softmax, tree_world, tv
 from tokenward.errors import InputError
-from tokenward.lab.joint_learning import Joint, joint_optimum, single_loop
-from tokenward.lab.world import Labels
+from tokenward.lab.theory.joint_learning import Joint, joint_optimum, single_loop
+from tokenward.lab.worlds.world import Labels
 
 SHAPES = [(5, 1, None), (3, 2, None), (3, 3, 2)]
 WEIGHTS = [(1.0, 1.0), (0.3, 2.0), (4.0, 0.5)]

@@ -13,8 +13,9 @@ import torch
 
 from tests.lab.plain import gibbs, kl, random_law, sequences, sigmoid, softmax, through
 from tokenward.errors import InputError
-from tokenward.lab.chance import ChanceProcess, two_steps
-from tokenward.lab.pessimism import (
+from tokenward.lab.solving.policy import policy_with
+from tokenward.lab.theory.chance import ChanceProcess, two_steps
+from tokenward.lab.theory.pessimism import (
     compared_answers,
     estimate,
     guarantees,
@@ -25,9 +26,8 @@ from tokenward.lab.pessimism import (
     plan_of_tokens,
     token_pessimism,
 )
-from tokenward.lab.policy import policy_with
-from tokenward.lab.queries import count, forced
-from tokenward.lab.tree import grow
+from tokenward.lab.theory.queries import count, forced
+from tokenward.lab.worlds.tree import grow
 
 BOUND = 4.0
 

@@ -9,8 +9,8 @@ import torch
 from tests.lab import plain
 from tests.lab.plain import tree_world
 from tokenward.errors import InputError
-from tokenward.lab.policy import Models, batch_of, policy_with, sampling_law, stats_of
-from tokenward.lab.world import World
+from tokenward.lab.solving.policy import Models, batch_of, policy_with, sampling_law, stats_of
+from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.recipes import build
 

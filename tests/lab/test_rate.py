@@ -13,10 +13,10 @@ from tests.lab.at import at
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, sigmoid, tree_world
 from tokenward.cli import main
 from tokenward.errors import InputError
-from tokenward.lab.curvature import modes
-from tokenward.lab.rate import bound_from_reference, rate
-from tokenward.lab.targets import predict
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.rates.curvature import modes
+from tokenward.lab.rates.rate import bound_from_reference, rate
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.recipes import build
 
 GAP = REWARD[:, None] - REWARD

@@ -13,11 +13,12 @@ import torch
 from tests.lab import plain
 from tests.lab.at import at
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, random_law, sigmoid, tree_world, tv
-from tokenward.lab import exact, verify
-from tokenward.lab.empirical import drawn
-from tokenward.lab.optimizers import descend, steepest
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
+from tokenward.lab import verify
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.optimizers import descend, steepest
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.empirical import drawn
 from tokenward.objective.divergences import DivergenceRatio
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import Logistic, ScoreFunction, Square, SquareMargin, SquashedSquare

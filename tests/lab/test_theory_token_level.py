@@ -16,10 +16,10 @@ import torch
 from tests.lab import plain
 from tests.lab.at import at
 from tests.lab.plain import sigmoid, tree_world, tv
-from tokenward.lab import exact
-from tokenward.lab.policy import Models, batch_of, policy_with, stats_of
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.policy import Models, batch_of, policy_with, stats_of
+from tokenward.lab.solving.solve import solve
 from tokenward.masking import keep, last, row_sum
 from tokenward.objective.rewards import Guide
 from tokenward.recipes import build

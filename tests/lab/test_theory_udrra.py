@@ -14,11 +14,11 @@ import torch
 from tests.lab import plain
 from tests.lab.at import at, slope, value
 from tests.lab.plain import PI_TAU, REF, REWARD, TAU, V_TAU, bandit, gibbs, kl, random_law, sigmoid, tv
-from tokenward.lab import exact
-from tokenward.lab.descent import iterate, minimize
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
-from tokenward.lab.tree import grow
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.descent import iterate, minimize
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.tree import grow
 from tokenward.objective.links import Logistic
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.targets import GivenNormalizer, Label

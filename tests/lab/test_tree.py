@@ -6,7 +6,7 @@ import torch
 
 from tests.lab.plain import random_law, sequences, through, token_logs
 from tokenward.errors import InputError
-from tokenward.lab.tree import grow
+from tokenward.lab.worlds.tree import grow
 
 SHAPES = [(2, 1, None), (5, 1, None), (3, 3, None), (3, 3, 2), (3, 3, 0), (2, 6, 1), (4, 2, 1)]
 

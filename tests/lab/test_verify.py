@@ -13,9 +13,9 @@ from tests.lab import plain
 from tests.lab.plain import bandit, tree_world
 from tokenward.errors import InputError
 from tokenward.lab import verify
-from tokenward.lab.solve import solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world import default_world
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world import default_world
 from tokenward.objective.rewards import Guide
 from tokenward.recipes import RECIPES, build
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tokenward.errors import InputError
-from tokenward.lab.world import compared
-from tokenward.lab.world_file import parse_world, read_world
+from tokenward.lab.worlds.world import compared
+from tokenward.lab.worlds.world_file import parse_world, read_world
 
 WORLD = {
     "tau": 0.7,

@@ -16,8 +16,8 @@ from tests import runs
 from tests.lab.at import slope
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, random_law, tree_world, tv
 from tokenward.errors import InputError
-from tokenward.lab.reading import sampled
-from tokenward.lab.solve import solve
+from tokenward.lab.solving.reading import sampled
+from tokenward.lab.solving.solve import solve
 from tokenward.objective.divergences import DivergenceRatio
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.recipe import Recipe, Sampler, Stream

@@ -58,7 +58,7 @@ def lab(words: list[str]) -> int:
 
 
 def _rates(names: list[str], world: str | None, overrides: dict[str, Any], step: str | None, as_json: Any) -> int:
-    from tokenward.lab import rate_table
+    from tokenward.lab.rates import rate_table
 
     try:
         size = None if step is None else float(step)

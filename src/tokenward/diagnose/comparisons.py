@@ -20,7 +20,7 @@ from tokenward.data.formats import parse_rows
 from tokenward.data.rows import Row
 from tokenward.data.tally import Tally
 from tokenward.errors import InputError
-from tokenward.lab.graph import both_ways, components, spectra
+from tokenward.lab.optima.graph import both_ways, components, spectra
 
 
 @final

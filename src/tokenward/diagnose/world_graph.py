@@ -9,12 +9,12 @@ from typing import Any, final
 
 import torch
 
-from tokenward.lab.comparisons import Comparisons, comparisons
-from tokenward.lab.empirical import drawn
-from tokenward.lab.graph import Spectrum, components, spectra, steepness
-from tokenward.lab.targets import predict
-from tokenward.lab.world import World
-from tokenward.lab.world_file import parse_world
+from tokenward.lab.optima.comparisons import Comparisons, comparisons
+from tokenward.lab.optima.graph import Spectrum, components, spectra, steepness
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.worlds.empirical import drawn
+from tokenward.lab.worlds.world import World
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.recipes import build
 
 

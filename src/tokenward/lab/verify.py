@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.prediction import Identified, Prediction
-from tokenward.lab.solve import Solution, solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world import World, default_world
-from tokenward.lab.world_file import read_world
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.prediction import Identified, Prediction
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.solve import Solution, solve
+from tokenward.lab.worlds.world import World, default_world
+from tokenward.lab.worlds.world_file import read_world
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import Setting, build, maker
 

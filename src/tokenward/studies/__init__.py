@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tokenward.lab.world import World
+from tokenward.lab.worlds.world import World
 from tokenward.studies.connection import connection
 from tokenward.studies.data_design import data_design
 from tokenward.studies.demonstrations import demonstrations

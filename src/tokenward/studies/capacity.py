@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tokenward.lab import exact
-from tokenward.lab.solve import solve
-from tokenward.lab.world import Labels, World
+from tokenward.lab.optima import exact
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world import Labels, World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim
 from tokenward.studies.worlds import with_prompts

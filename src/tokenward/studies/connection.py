@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab.connection import Connection, connections, preference_advantage
-from tokenward.lab.policy import TabularPolicy, policy_with
-from tokenward.lab.world import Labels, World
+from tokenward.lab.solving.policy import TabularPolicy, policy_with
+from tokenward.lab.theory.connection import Connection, connections, preference_advantage
+from tokenward.lab.worlds.world import Labels, World
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import bandit, described, population, with_prompts
 

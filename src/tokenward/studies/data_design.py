@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from tokenward.lab.design import Design, designs, measure_design
-from tokenward.lab.finite_sample import Floor, SampleError, descent_floor, sample_error
-from tokenward.lab.rate import rate
-from tokenward.lab.world import Labels, Listed, World
+from tokenward.lab.rates.design import Design, designs, measure_design
+from tokenward.lab.rates.finite_sample import Floor, SampleError, descent_floor, sample_error
+from tokenward.lab.rates.rate import rate
+from tokenward.lab.worlds.world import Labels, Listed, World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import bandit, described, only_bandit, population, with_prompts

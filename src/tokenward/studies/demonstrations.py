@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.empirical import drawn
-from tokenward.lab.joint_learning import Joint, Learned, Loop, joint_optimum, single_loop
-from tokenward.lab.policy import policy_with
-from tokenward.lab.problem import Problem
-from tokenward.lab.world import Prompt, Samples, World, all_compared, default_world
+from tokenward.lab.optima import exact
+from tokenward.lab.solving.policy import policy_with
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.theory.joint_learning import Joint, Learned, Loop, joint_optimum, single_loop
+from tokenward.lab.worlds.empirical import drawn
+from tokenward.lab.worlds.world import Prompt, Samples, World, all_compared, default_world
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import bandit, described, listed, population, with_prompts

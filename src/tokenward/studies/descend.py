@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab.problem import Problem
-from tokenward.lab.reading import follows_policy, passes_through, sampled
-from tokenward.lab.world import World
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.solving.reading import follows_policy, passes_through, sampled
+from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe
 
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from tokenward.lab.problem import Problem
-from tokenward.lab.tree import grow
-from tokenward.lab.world import Listed, Prompt, World
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.worlds.tree import grow
+from tokenward.lab.worlds.world import Listed, Prompt, World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series
 

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.estimators import gaussian, slopes, values
-from tokenward.lab.solve import solve
-from tokenward.lab.world import World, default_world
+from tokenward.lab.optima import exact
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.theory.estimators import gaussian, slopes, values
+from tokenward.lab.worlds.world import World, default_world
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import described, population

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.solve import Solution, solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world import Labels, World
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.solve import Solution, solve
+from tokenward.lab.worlds.world import Labels, World
 from tokenward.recipes import build
 from tokenward.studies.descend import path
 from tokenward.studies.study import Claim

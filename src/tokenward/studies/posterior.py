@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.problem import Problem
-from tokenward.lab.solve import solve
-from tokenward.lab.world import Labels, Listed, World
+from tokenward.lab.optima import exact
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world import Labels, Listed, World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim
 from tokenward.studies.worlds import with_prompts

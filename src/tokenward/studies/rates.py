@@ -7,9 +7,9 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.rate import Rate, bound_from_reference, rate
-from tokenward.lab.world import Labels, World
+from tokenward.lab.optima import exact
+from tokenward.lab.rates.rate import Rate, bound_from_reference, rate
+from tokenward.lab.worlds.world import Labels, World
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import Setting, build
 from tokenward.studies.descend import marks, path

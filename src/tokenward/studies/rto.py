@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.lab import exact
-from tokenward.lab.policy import policy_with
-from tokenward.lab.problem import Problem
-from tokenward.lab.reading import unscaled
-from tokenward.lab.solve import solve
+from tokenward.lab.optima import exact
+from tokenward.lab.solving.policy import policy_with
+from tokenward.lab.solving.problem import Problem
+from tokenward.lab.solving.reading import unscaled
+from tokenward.lab.solving.solve import solve
 from tokenward.lab.verify import with_guides
-from tokenward.lab.world import World, default_world
+from tokenward.lab.worlds.world import World, default_world
 from tokenward.masking import last, row_sum
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.rewards import Guide

@@ -8,8 +8,8 @@ from typing import final
 
 import torch
 
-from tokenward.lab.chance import two_steps
-from tokenward.lab.pessimism import (
+from tokenward.lab.theory.chance import two_steps
+from tokenward.lab.theory.pessimism import (
     Guarantees,
     compared_answers,
     estimate,
@@ -17,8 +17,8 @@ from tokenward.lab.pessimism import (
     linear_rewards,
     performance_difference,
 )
-from tokenward.lab.queries import Count, count, forced
-from tokenward.lab.tree import grow
+from tokenward.lab.theory.queries import Count, count, forced
+from tokenward.lab.worlds.tree import grow
 from tokenward.studies.study import Claim, Figure, Series, Table
 
 PAPER = "Zhong et al. 2024"

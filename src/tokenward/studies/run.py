@@ -13,7 +13,7 @@ from typing import final
 import torch
 
 from tokenward.errors import InputError, RunError, nearest
-from tokenward.lab.world_file import read_world
+from tokenward.lab.worlds.world_file import read_world
 from tokenward.studies import STUDIES
 from tokenward.studies.study import write
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact
-from tokenward.lab.prediction import Prediction
-from tokenward.lab.solve import Solution, solve
-from tokenward.lab.targets import predict
-from tokenward.lab.world import Labels, Listed, World
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.prediction import Prediction
+from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.solve import Solution, solve
+from tokenward.lab.worlds.world import Labels, Listed, World
 from tokenward.recipes import build
 from tokenward.studies.capacity import capacity_claims
 from tokenward.studies.labels import NOISES, label_claims, noisy

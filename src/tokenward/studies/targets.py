@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab import exact, verify
-from tokenward.lab.world import World, default_world
+from tokenward.lab import verify
+from tokenward.lab.optima import exact
+from tokenward.lab.worlds.world import World, default_world
 from tokenward.recipes import RECIPES
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import described, population

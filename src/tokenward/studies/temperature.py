@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.lab.rate import rate
-from tokenward.lab.world import World
+from tokenward.lab.rates.rate import rate
+from tokenward.lab.worlds.world import World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study
 from tokenward.studies.worlds import at_tau, bandit, described, population

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from tokenward.errors import InputError
-from tokenward.lab.tree import grow
-from tokenward.lab.world import Listed, Prompt, World
+from tokenward.lab.worlds.tree import grow
+from tokenward.lab.worlds.world import Listed, Prompt, World
 
 
 def bandit(*, tau: float = 0.7) -> World:

@@ -1,0 +1,1 @@
+"""Closed forms: the policy that a loss should reach, read off its parts."""

@@ -1,0 +1,1 @@
+"""How fast: curvature, contraction, comparison graphs as designs, finite data."""

@@ -1,0 +1,1 @@
+"""The same losses, solved: tabular policies, exact expectations, optimizers."""

@@ -1,0 +1,1 @@
+"""Statements of papers that stand beside the methods, computed exactly."""
