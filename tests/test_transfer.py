@@ -348,7 +348,7 @@ def test_the_study_says_what_the_numbers_say(tmp_path):
         ("values", "ipo", "minus_sft", -0.01, "raises J_τ over SFT"),
         ("values", "ppo", "minus_dpo", 0.03, "PPO"),
         ("values", "pra", "minus_dpo", -0.08, "share their optimum"),
-        ("values", "ipo", "minus_dpo", -0.03, "its optimum is not π^τ"),
+        ("values", "ipo", "minus_dpo", 0.08, "its optimum is not π^τ"),
         ("values", "pra", "kl_gap", 0.5, "estimates of KL"),
         ("learned", "dpo", "lead", 0.01, "labels drawn on the reward"),
         ("learned", "dpo-cooler", "lead", -0.01, "temperature 0.7"),
