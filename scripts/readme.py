@@ -38,6 +38,8 @@ FOLDERS = (
     "diagnose",
     "studies",
     "report",
+    "demo",
+    "transfer",
     "cli",
 )  # bottom to top
 

@@ -76,10 +76,27 @@ def worded() -> PreTrainedTokenizerFast:
     )
 
 
+SOLVES = {  # modules of tests/lab whose tests evaluate a loss thousands of times, with shapes checked in the others
+    "test_verify", "test_targets_given", "test_theory_udrra", "test_theory_token_level", "test_fixed_points",
+    "test_groups", "test_rate", "test_corrections", "test_pessimism", "test_joint_learning", "test_finite_sample",
+    "test_bounds", "test_compositions", "test_studies_rto",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shapes_unchecked_where_solved(request):
+    """Solving runs as users run it; tests/lab/test_policy.py runs every recipe once with its shapes checked."""
+    yield from _unchecked(request.module.__name__.rpartition(".")[2] in SOLVES)
+
+
 @pytest.fixture(autouse=True)
 def shapes_unchecked_where_slow(request):
     """Slow tests run as users run: the same calls have had their shapes checked in the fast ones."""
+    yield from _unchecked(request.node.get_closest_marker("slow") is not None)
+
+
+def _unchecked(wanted):
     before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("slow") is not None)
+    jaxtyping.config.update("jaxtyping_disable", before or wanted)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)

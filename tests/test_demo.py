@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokenward import demo, demo_measure, demo_words
 from tokenward.data import world, world_model, world_rows
+from tokenward.demo import measure as demo_measure
+from tokenward.demo import story as demo
+from tokenward.demo import words as demo_words
 from tokenward.diagnose.intervals import estimate
 from tokenward.errors import InputError
 from tokenward.models.forward import Scorer

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tokenward import transfer, transfer_data, transfer_measure, transfer_words
 from tokenward.data import world_rows
 from tokenward.diagnose import association
 from tokenward.diagnose.intervals import estimate
@@ -21,7 +20,11 @@ from tokenward.models.load import scorer
 from tokenward.runlog import read
 from tokenward.stages import Stages, build_world
 from tokenward.studies import study as studies
-from tokenward.transfer_plan import Plan
+from tokenward.transfer import data as transfer_data
+from tokenward.transfer import measure as transfer_measure
+from tokenward.transfer import story as transfer
+from tokenward.transfer import words as transfer_words
+from tokenward.transfer.plan import Plan
 from tokenward.types import Rollout
 
 END, VOCAB, LONGEST, PROMPT = 0, 4, 3, (1, 2)

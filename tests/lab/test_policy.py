@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -9,10 +10,13 @@ import torch
 from tests.lab import plain
 from tests.lab.plain import tree_world
 from tokenward.errors import InputError
+from tokenward.lab import verify
+from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.policy import Models, batch_of, policy_with, sampling_law, stats_of
+from tokenward.lab.solving.problem import Problem
 from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.recipes import build
+from tokenward.recipes import RECIPES, build, maker
 
 
 def a_world(**fields) -> World:
@@ -176,3 +180,16 @@ def test_recipes_of_two_streams_are_refused():
     both = Recipe("both", dpo.sources, (*dpo.streams, Stream("demos")), dpo.terms)
     with pytest.raises(InputError, match="recipe both: the lab runs recipes of one stream, got demos, pairs"):
         batch_of(both, a_world(), a_world().ref)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_once_with_its_shapes_checked(name):
+    """Prediction, loss and gradient at the reference on a ragged tree: tests that solve leave the checks out."""
+    world = verify.with_guides(tree_world(vocab=2, horizon=2, eos=1, prompts=2))
+    guide = torch.stack([prompt.guide for prompt in world.prompts])
+    recipe = build(name, **verify.settings(maker(name), world, {}))
+    predict(recipe, world, guide=guide)
+    old = policy_with(world.ref, tree=world.tree)
+    assert not jaxtyping.config.jaxtyping_disable
+    for slope in Problem(recipe, world, guide=guide, old=old).gradient():
+        assert bool(slope.isfinite().all())

@@ -111,7 +111,7 @@ def _language_model(flags: dict[str, str]) -> int:
     """The study that trains: from the lab to a language model."""
     from tokenward.report.study_page import write_study
     from tokenward.studies.study import read
-    from tokenward.transfer import transfer
+    from tokenward.transfer.story import transfer
 
     def train_all(*, out: str = "runs/studies", seed: int = 0, scale: float = 1.0) -> Path:
         folder = Path(out) / "language-model"

@@ -64,7 +64,7 @@ def demo(words: list[str]) -> int:
 
     def story(*, seed: int = 0, out: str = "runs/demo", scale: float = 1.0) -> str:
         """SFT, DPO, a reward model, PPO and RTO on the built-in world, and a report. `scale` multiplies the updates."""
-        from tokenward.demo import demo as work
+        from tokenward.demo.story import demo as work
 
         return work(seed=seed, out=out, scale=scale)
 

@@ -9,7 +9,7 @@ from math import exp, fsum
 from statistics import fmean
 from typing import final
 
-from tokenward.demo_measure import Bench
+from tokenward.demo.measure import Bench
 from tokenward.errors import InputError
 from tokenward.rollout.sampler import Law
 from tokenward.rollout.score import completion_text
@@ -100,8 +100,8 @@ def ipo_scale(rows: Sequence[Row]) -> float:
     Both members of a pair are draws of μ, so the numerator is 2 Cov(P_μ(y), r(y)) within a prompt and the denominator
     2 Var(r): their ratio is the least-squares slope of P_μ(y) = E_{y′~μ} σ(r(y) − r(y′)) on r. Derived here.
 
-    >>> ipo_scale([{"score_chosen": 0.001, "score_rejected": 0.0}])  # σ′(0) = ¼ where all gaps are small
-    0.24999997916667...
+    >>> round(ipo_scale([{"score_chosen": 0.001, "score_rejected": 0.0}]), 6)  # σ′(0) = ¼ where all gaps are small
+    0.25
     """
     gaps = list(_gaps(rows))
     return fsum((_sigmoid(gap) - 0.5) * gap for gap in gaps) / fsum(gap**2 for gap in gaps)

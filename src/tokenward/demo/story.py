@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tokenward.demo_plan import Plan
+from tokenward.demo.plan import Plan
 from tokenward.errors import InputError
 from tokenward.stages import Stages, build_world, one_thread, supervise
 
@@ -57,7 +57,7 @@ def claimed(out: Path) -> Path:
 def _label(story: Stages, plan: Plan) -> None:
     """Pairs of SFT samples, labeled by Bradley–Terry draws on the true reward, and by a coin; held-out pairs too."""
     from tokenward.data import world_rows
-    from tokenward.demo_measure import Bench
+    from tokenward.demo.measure import Bench
     from tokenward.rollout.score import completion_text
 
     start = time.monotonic()
@@ -97,7 +97,7 @@ def _prefer(story: Stages, plan: Plan) -> None:
 
 def _reinforce(story: Stages, plan: Plan) -> None:
     """PPO and RTO on the reward model: same settings, budget and seed; RTO has the DPO policy as its guide besides."""
-    from tokenward.demo_measure import MAX_NEW_TOKENS
+    from tokenward.demo.measure import MAX_NEW_TOKENS
 
     settings = {
         **plan.online, "model": story.model("sft"), "data": str(story.file("prompts.jsonl")),
@@ -110,7 +110,7 @@ def _reinforce(story: Stages, plan: Plan) -> None:
 
 def _measure(story: Stages, plan: Plan) -> dict[str, Any]:
     """Everything that summary.json holds, but the total time; credit rows are written beside it."""
-    from tokenward.demo_measure import Bench, gap
+    from tokenward.demo.measure import Bench, gap
     from tokenward.diagnose.ceiling import reward_at
     from tokenward.diagnose.credit_rows import write_rows
     from tokenward.models import load
@@ -147,7 +147,7 @@ def _measure(story: Stages, plan: Plan) -> dict[str, Any]:
 
 def _tell(story: Stages, summary: dict[str, Any]) -> str:
     """Write summary.json and the page; the words for the terminal."""
-    from tokenward.demo_words import LABELS, notes, table
+    from tokenward.demo.words import LABELS, notes, table
     from tokenward.report.page import write_page
     from tokenward.runlog import write_json
 

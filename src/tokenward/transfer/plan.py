@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from tokenward.demo_plan import Plan as DemoPlan
+from tokenward.demo.plan import Plan as DemoPlan
 from tokenward.errors import InputError
 
 _DEMO = DemoPlan()

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenward.errors import InputError
 from tokenward.stages import Stages, build_world, one_thread, supervise
-from tokenward.transfer_plan import Plan
+from tokenward.transfer.plan import Plan
 
 HERE = "transfer.json"  # marks a directory as this command's own, and says with what settings
 
@@ -24,7 +24,7 @@ def transfer(*, seed: int = 0, out: str = "runs/language-model", scale: float = 
     """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
     from tokenward.runlog import write_json
     from tokenward.studies import study as studies
-    from tokenward.transfer_words import study, text
+    from tokenward.transfer.words import study, text
 
     if not 0 < scale <= 10:
         raise InputError(
@@ -71,8 +71,8 @@ def claimed(out: Path, *, seed: int, scale: float, plan: Plan) -> Path:
 
 def _pairs(stages: Stages, plan: Plan) -> dict[str, Any]:
     """The files of pairs, how many each holds, the mean reward of each law's texts, and IPO's β per unit of τ."""
-    from tokenward.demo_measure import Bench
-    from tokenward.transfer_data import draw, from_two, halves, ipo_scale, preferred, softened
+    from tokenward.demo.measure import Bench
+    from tokenward.transfer.data import draw, from_two, halves, ipo_scale, preferred, softened
 
     print("pairs: sampling the SFT policy", flush=True)
     bench = Bench(stages.model("sft"), stages.file("prompts.jsonl"), seed=stages.seed)
@@ -94,7 +94,7 @@ def _pairs(stages: Stages, plan: Plan) -> dict[str, Any]:
 def _align(stages: Stages, plan: Plan, *, ipo_scale: float) -> None:
     """Five methods at one τ, and DPO on the pairs of two laws and of one."""
     from tokenward.data import world
-    from tokenward.demo_measure import MAX_NEW_TOKENS
+    from tokenward.demo.measure import MAX_NEW_TOKENS
 
     tau, start = plan.tau, {"model": stages.model("sft")}
     runs = (
@@ -114,7 +114,7 @@ def _align(stages: Stages, plan: Plan, *, ipo_scale: float) -> None:
 def _measure(stages: Stages, plan: Plan) -> dict[str, Any]:
     """J_τ of every policy, and what the implicit reward of every DPO goes with."""
     from tokenward import transfer_measure as measure
-    from tokenward.demo_measure import Bench
+    from tokenward.demo.measure import Bench
 
     bench = Bench(stages.model("sft"), stages.file("heldout.jsonl"), seed=stages.seed)
     names = ["sft", "dpo", "ipo", "rda", "pra", "ppo", *(f"dpo-{name}" for name in (*plan.laws, "one-law"))]

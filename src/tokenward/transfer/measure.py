@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.data.collate import rollouts_batch
-from tokenward.demo_measure import Bench
+from tokenward.demo.measure import Bench
 from tokenward.diagnose.association import Interval, correlation, interval, scatter, slope, spread
 from tokenward.diagnose.evaluate import log_ratios
 from tokenward.diagnose.intervals import Estimate
 from tokenward.diagnose.value import TextValues, difference, text_values
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load
-from tokenward.transfer_data import readable
+from tokenward.transfer.data import readable
 from tokenward.types import Batch, Rollout
 
 Numbers = dict[str, Any]

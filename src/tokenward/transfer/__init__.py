@@ -1,0 +1,1 @@
+"""From lab to language model: the study that trains."""
