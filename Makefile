@@ -19,16 +19,17 @@ check: $(STAMP)
 	$(BIN)/python scripts/lengths.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadscope -m "not slow"
 
 test: check
-	$(BIN)/pytest -q -m slow tests
+	$(BIN)/pytest -q -n 2 --dist loadscope -m slow tests
 
-# By hand, about an hour: planted faults, kills, the full demo on five seeds.
+# By hand, an hour or two: planted faults, kills, the full demo on five seeds, the figures of docs/ anew.
 verify: $(STAMP)
 	$(BIN)/python scripts/mutate.py
 	$(BIN)/python scripts/kills.py
 	$(BIN)/python scripts/demo_seeds.py
+	$(BIN)/python scripts/figures.py
 
 # What can be made again; the runs stay.
 clean:

@@ -113,7 +113,7 @@ def test_a_world_tells_spectra_and_where_unseen_mass_goes(tmp_path, capsys):
     (found,) = world_graph(file).prompts
     assert (found.leaves, found.pairs, found.components, found.unseen) == (5, 2, 3, (3, 4))
     assert found.unseen_before == pytest.approx(0.4)
-    assert found.unseen_after == pytest.approx(1 - 0.523467, abs=1e-6)  # theory notes, 9: mass flows to the unseen
+    assert found.unseen_after == pytest.approx(1 - 0.523467, abs=1e-6)  # statement 9: mass flows to the unseen
     assert found.plain[0].connectivity == pytest.approx(0.5)  # a path of weights ½: ½ and 3/2
     assert found.plain[0].condition == pytest.approx(3)
     assert main(["data", "graph", file]) == 0

@@ -9,7 +9,9 @@ from importlib import import_module
 from types import ModuleType
 
 __version__ = "0.1.0"
-_SUBPACKAGES = frozenset("objective recipes lab data models rollout train search diagnose report types masking".split())
+_SUBPACKAGES = frozenset(
+    "objective recipes lab data models rollout train search diagnose studies report types masking".split()
+)
 
 
 def __getattr__(name: str) -> ModuleType:

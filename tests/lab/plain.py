@@ -9,7 +9,7 @@ import numpy as np
 from tokenward.lab.worlds.world import World
 from tokenward.lab.worlds.world_file import parse_world
 
-# The fixture of the theory notes on UDRRA: a bandit of five responses.
+# The fixture of the statements on UDRRA: a bandit of five responses.
 REWARD = np.array([1.2, -0.4, 0.3, 2.0, -1.1])
 REF = np.array([0.30, 0.25, 0.20, 0.05, 0.20])
 TAU = 0.7

@@ -1,4 +1,4 @@
-"""Where the usual statements are wrong: E1, E3, E6, E8, E11–E14 of the theory notes' corrections.
+"""Where the usual statements are wrong: E1, E3, E6, E8, E11–E14.
 
 E2, E4 (k3, GRPO's temperature and its groups) and E7 stand in test_fixed_points.py and test_groups.py.
 """

@@ -59,7 +59,7 @@ def test_spectra_and_error_of_a_design_in_plain_numpy():
     assert measure_design("x", apart, reward=reward, ref=ref, tau=TAU).error == float("inf")
 
 
-def test_best_weights_are_not_beaten(found):
+def test_e16_best_weights_are_not_beaten(found):
     """Over this world's gaps they are 1/σ′ of the gaps: all eigenvalues but 0 are equal, 5/Σ(1/σ′)."""
     best = found["optimized"]
     inverse = 1 / (sigmoid(REWARD[:, None] - REWARD) * sigmoid(REWARD - REWARD[:, None]))

@@ -1,4 +1,4 @@
-"""Finite data and finite steps: the theory notes' numbers 6 and 26, and the parts in plain numpy."""
+"""Finite data and finite steps: statements 6 and 26 on UDRRA, and the parts in plain numpy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_26_single_hard_labels_leave_a_floor_that_goes_with_the_step_and_soft_on
     soft = descent_floor(bandit(), step=0.3, labels="soft", steps=5000, chains=4)
     assert high.predicted == pytest.approx(0.3 * (1 - law @ law) / 4, rel=1e-12)
     assert high.predicted == pytest.approx(10 * low.predicted, rel=1e-12)
-    assert high.measured == pytest.approx(high.predicted, rel=0.1)  # .0446 in the notes
+    assert high.measured == pytest.approx(high.predicted, rel=0.1)
     assert low.measured == pytest.approx(low.predicted, rel=0.15)  # .00405
     assert high.measured > low.measured > 1e-3
     assert (soft.predicted, abs(soft.measured) < 1e-9) == (0.0, True)

@@ -103,7 +103,7 @@ def test_pairs_within_a_group_are_two_different_draws():
         ("ppo", {"beta_kl": TAU}),
     ],
 )
-def test_leave_one_out_pairs_and_critics_do_not_feel_the_size_of_groups(name, settings, size):
+def test_e4_leave_one_out_pairs_and_critics_do_not_feel_the_size_of_groups(name, settings, size):
     world = plain.tree_world(**RAGGED)
     rng = np.random.default_rng(2)
     law = np.stack([random_law(rng, world.tree.leaves) for _ in range(2)])
@@ -187,7 +187,7 @@ def grpo_force(law, size, beta, kl):
 
 @pytest.mark.parametrize("kl", ["exact", "loss_k2", "loss_k3"])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_grpos_expected_gradient_is_that_of_all_tuples(size, kl):
+def test_e4_grpos_expected_gradient_is_that_of_all_tuples(size, kl):
     rng = np.random.default_rng(6)
     for _ in range(3):
         law = random_law(rng, 5)
@@ -197,7 +197,7 @@ def test_grpos_expected_gradient_is_that_of_all_tuples(size, kl):
 
 @pytest.mark.parametrize("kl", ["exact", "loss_k3"])
 @pytest.mark.parametrize(("size", "tau"), [(2, 0.5), (3, 0.7), (4, 0.5), (4, 1.0)])
-def test_grpo_rests_where_the_force_of_all_tuples_vanishes(size, tau, kl):
+def test_e4_grpo_rests_where_the_force_of_all_tuples_vanishes(size, tau, kl):
     world, recipe = grouped(bandit(tau=tau), size), build("grpo", beta_kl=tau, kl=kl)
     assert predict(recipe, world).law is None  # known by expectation, not in closed form
     solution = solve(recipe, world)
@@ -212,7 +212,7 @@ def test_grpo_rests_where_the_force_of_all_tuples_vanishes(size, tau, kl):
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
-def test_at_finite_size_nothing_collapses_as_advantages_are_bounded(size):
+def test_e4_at_finite_size_nothing_collapses_as_advantages_are_bounded(size):
     """|A| ≤ √(G − 1), so no log-ratio to π_ref differs from another by more than 2√(G − 1)/β."""
     tau = 0.5  # where infinite groups do collapse
     assert not solve(build("grpo", beta_kl=tau, kl="exact"), bandit(tau=tau)).converged

@@ -1,4 +1,4 @@
-"""Rates: closed forms against gradient descent, against plain numpy, and the statements of the theory notes (20–23)."""
+"""Rates: closed forms against gradient descent, against plain numpy, and the statements 20–23 on UDRRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token-level statements of the theory notes: §5.1 (a) 1–6 (from r to Q*) and (b) 1–5 (RTO), on enumerated trees.
+"""The token-level statements: 1–6 on "from r to Q*" (a) and 1–5 on RTO (b), on enumerated trees.
 
 "N" in a name marks a negative control: what must not hold.
 """

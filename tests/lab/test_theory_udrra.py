@@ -1,4 +1,4 @@
-"""The statements of the theory notes on UDRRA (their §6, by number), on the bandit fixture, against plain numpy.
+"""The statements on UDRRA, by number, on the bandit fixture, against plain numpy.
 
 Statements and proofs are ours, in the four-scenario organization of Su et al. (2025).
 """
@@ -222,7 +222,7 @@ def test_8_on_a_tree_only_the_laws_within_components_are_predicted(name):
         assert tv(law[leaves] / law[leaves].sum(), expected) < 1e-7
 
 
-def test_8_adam_leaves_the_span_and_keeps_the_laws_within_components():
+def test_e9_adam_leaves_the_span_and_keeps_the_laws_within_components():
     split = {"pairs": [[0, 1, 1], [1, 2, 1]]}
     world = bandit(optimizer="adam", **split)
     prediction = predict(build("dpo", beta=TAU), world)
@@ -419,7 +419,7 @@ def unpaired(offset):
     return Recipe("bce", (), (Stream("labels"),), (term,))
 
 
-def test_16_unpaired_labels_with_a_fixed_offset_are_predicted_only_where_it_is_right():
+def test_e5_unpaired_labels_with_a_fixed_offset_are_predicted_only_where_it_is_right():
     """E5: with δ fixed, Σ π_ref (q/(1−q))^{1/β} e^{−δ/β} = 1 is what makes σ(β lr + δ) = q possible."""
     assert predict(unpaired(None), bandit(binary=Q.tolist())).target is None
     law = solve(unpaired(None), bandit(binary=Q.tolist())).law[0].numpy()

@@ -113,8 +113,8 @@ def _align(stages: Stages, plan: Plan, *, ipo_scale: float) -> None:
 
 def _measure(stages: Stages, plan: Plan) -> dict[str, Any]:
     """J_τ of every policy, and what the implicit reward of every DPO goes with."""
-    from tokenward import transfer_measure as measure
     from tokenward.demo.measure import Bench
+    from tokenward.transfer import measure
 
     bench = Bench(stages.model("sft"), stages.file("heldout.jsonl"), seed=stages.seed)
     names = ["sft", "dpo", "ipo", "rda", "pra", "ppo", *(f"dpo-{name}" for name in (*plan.laws, "one-law"))]

@@ -191,7 +191,7 @@ def _figures(results: Row) -> tuple[Figure, ...]:
         Figure(
             "values", f"Gain in J_τ over SFT, τ = {tau:g}", "", "J_τ(π) − J_τ(π_sft), reward units",
             (_bars("gain", [METHODS[name] for name in trained], [values[name]["minus_sft"] for name in trained]),),
-            "Each method at the β at which its optimum is π^τ (IPO: see the notes); 95 % intervals, paired by prompt.",
+            "Each method at the β at which its optimum is π^τ (IPO: see below); 95 % intervals, paired by prompt.",
         ),
         Figure(
             "reward-and-kl", "Reward and distance from SFT", "KL(π‖π_sft), nats", "E[r]",
