@@ -402,4 +402,19 @@ RATES = [
           "the unseen leaves have all the mass", COMPARED),
 ]  # fmt: skip
 
-FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES]
+THEORY = [
+    Fault("src/tokenward/lab/theory/pessimism.py", "problem.features @ found.theta - found.radius *", "problem.features @ found.theta + found.radius *",
+          "pessimism that hopes", ("tests/lab/test_pessimism.py",)),
+    Fault("src/tokenward/lab/theory/pessimism.py", "return self.coverage - self.gained", "return self.coverage / 2 - self.gained",
+          "half of Theorem 4.2's bound", ("tests/lab/test_pessimism.py",)),
+    Fault("src/tokenward/lab/theory/chance.py", "repeat=self.steps", "repeat=self.steps - 1",
+          "an answer fixed in advance is a step short", ("tests/lab/test_pessimism.py",)),
+    Fault("src/tokenward/lab/theory/joint_learning.py", "self.demos * contrast + self.preferences *", "self.demos * contrast - self.preferences *",
+          "preferences are learned upside down", ("tests/lab/test_joint_learning.py",)),
+    Fault("src/tokenward/studies/study.py", "return low <= self.measured <= high", "return not (self.measured < low or self.measured > high)",
+          "a claim that measured NaN holds", ("tests/test_studies.py", "src/tokenward/studies/study.py")),
+    Fault("src/tokenward/report/study_page.py", "<p>{escape(claim.text)} <span", "<p>{claim.text} <span",
+          "a claim's text reaches the page as it is", ("tests/test_studies.py",)),
+]  # fmt: skip
+
+FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES, *THEORY]
