@@ -292,6 +292,7 @@ LAB_FIXED = tuple(
     for name in (
         "grpo_rests_at_the_larger_self_consistent_temperature",
         "ppo_with_a_kl_in_the_loss_rests_where_its_own_whitened_advantages_say",
+        "long_steps_would_leap_over_the_point_of_rest",
     )
 )
 LAB_ESTIMATORS = ("tests/lab/test_estimators.py",)

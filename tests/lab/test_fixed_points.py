@@ -10,7 +10,8 @@ import torch
 
 from tests.lab import plain
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, kl, random_law, tree_world, tv
-from tokenward.lab.optima.self_consistent import roots
+from tokenward.lab.optima import exact
+from tokenward.lab.optima.self_consistent import roots, self_consistent, spread
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.descent import follow
 from tokenward.lab.solving.policy import policy_with
@@ -151,17 +152,15 @@ def test_the_baseline_form_is_myopic_at_its_own_batch_std(shape, aggregation):
     tau = 1.2
     world = tree_world(vocab=vocab, horizon=horizon, eos=eos, prompts=2, tau=tau, seed=2)
     recipe = baseline_form(beta_kl=tau, kl="loss_k2", aggregation=aggregation)
-    found = predict(recipe, world)
-    assert (found.target, found.shares) == ("self_consistent", False)
+    assert predict(recipe, world).law is None and "not known" in predict(recipe, world).note
+    solution = solve(recipe, world)
+    assert solution.converged
     words = plain.sequences(vocab, horizon, eos)
-    sigma = by_tokens(world, found.law.numpy(), tau)
+    sigma = by_tokens(world, solution.law.numpy(), tau)
     for x in range(2):
         reward = plain.outcome(words, world.reward[x].numpy())
         expected = plain.myopic(words, world.ref[x].numpy(), reward, tau * (sigma + 1e-8))
-        assert tv(found.law[x], expected) < 1e-9
-    solution = solve(recipe, world)
-    assert solution.converged
-    assert max(tv(a, b) for a, b in zip(solution.law, found.law, strict=True)) < 1e-9
+        assert tv(solution.law[x], expected) < 1e-9
     assert abs(sigma - 1) > 0.01  # not the temperature τ itself
 
 
@@ -169,11 +168,41 @@ def test_the_baseline_form_is_myopic_at_its_own_batch_std(shape, aggregation):
 def test_ppo_with_a_kl_in_the_loss_rests_where_its_own_whitened_advantages_say(lam):
     world = tree_world(vocab=3, horizon=2, eos=2, prompts=2, tau=2.5, seed=5)
     recipe = build("ppo", beta_kl=2.5, kl="exact", lam=lam)
-    found = predict(recipe, world)
-    assert found.target == "self_consistent"
+    assert predict(recipe, world).law is None
     solution = solve(recipe, world)
     assert solution.converged
-    assert max(tv(a, b) for a, b in zip(solution.law, found.law, strict=True)) < 1e-9
+    reward = world.tree.outcome(world.reward)
+    sigma = float(spread(recipe, world, solution.law, reward)[0])
+    ref = world.tree.conditional(world.ref)
+    expected = exact.myopic(world.tree, ref, reward, beta=2.5 * (sigma + 1e-8))
+    assert max(tv(a, b) for a, b in zip(solution.law, expected, strict=True)) < 1e-9
+
+
+def test_on_a_tree_the_flow_may_run_away_from_a_self_consistent_policy():
+    """Why nothing is predicted there: a temperature exists, and is not reached from π_ref."""
+    world = tree_world(vocab=3, horizon=2, eos=2, tau=0.5, seed=2)
+    recipe = build("grpo", beta_kl=0.5, kl="exact", aggregation="token_mean")
+    reward, ref = world.tree.outcome(world.reward), world.tree.conditional(world.ref)
+
+    def law_at(temperature):
+        return exact.myopic(world.tree, ref, reward / temperature[:, None, None], beta=1.0)
+
+    law = self_consistent(recipe, world, law_at, reward, beta=0.5)
+    sigma = float(spread(recipe, world, law, reward)[0])
+    assert tv(law[0], law_at(torch.tensor([0.5 * (sigma + EPS)]).double())[0]) < 1e-6
+    assert predict(recipe, world).law is None and tv(solve(recipe, world).law[0], law[0]) > 0.1
+
+
+@pytest.mark.parametrize("seed", [4, 31])
+def test_long_steps_would_leap_over_the_point_of_rest(seed):
+    """Bandits in which only the flow in small steps ends at the largest self-consistent temperature."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 5))
+    ref = rng.dirichlet(np.ones(size) * 0.5) + 1e-3
+    tau = float(rng.uniform(0.4, 1.2))
+    world = bandit(ref=ref / ref.sum(), reward=2 * rng.normal(size=size), tau=tau)
+    recipe = build("grpo", beta_kl=tau, kl="exact")
+    assert tv(solve(recipe, world).law[0], predict(recipe, world).law[0]) < 1e-8
 
 
 def test_ppo_on_a_bandit_divides_by_the_std_of_the_batch():

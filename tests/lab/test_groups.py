@@ -134,7 +134,6 @@ def test_a_mean_baseline_that_counts_the_row_itself_shrinks_the_gradient():
         ("rebel", {}),
         ("mirror_descent", {"kl": "exact"}),
         ("reinforce", {"kl": "loss_k2"}),
-        ("reinforce_pp", {"kl": "exact", "aggregation": "token_mean"}),
     ],
 )
 def test_what_does_not_feel_the_size_keeps_its_target(name, settings, size):

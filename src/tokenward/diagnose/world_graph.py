@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 
 from tokenward.lab.optima.comparisons import Comparisons, comparisons
-from tokenward.lab.optima.graph import Spectrum, components, spectra, steepness
+from tokenward.lab.optima.graph import Spectrum, both_ways, components, spectra, steepness
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.worlds.empirical import drawn
 from tokenward.lab.worlds.world import World
@@ -36,6 +36,7 @@ class PromptGraph:
     weighted: tuple[Spectrum, ...]
     unseen_before: float
     unseen_after: float | None
+    finite: bool
 
 
 @final
@@ -84,6 +85,7 @@ def _prompt(world: World, one: Comparisons, after: torch.Tensor | None) -> Promp
     gap = one.prompt.reward[pairs[:, 0]] - one.prompt.reward[pairs[:, 1]]
     number = world.tree.leaves
     unseen = (one.weight.sum(-1) <= 0).nonzero().flatten()
+    beats = ((one.weight > 0) & (one.wins > 0)).nonzero()
     return PromptGraph(
         leaves=number,
         pairs=len(pairs),
@@ -93,6 +95,7 @@ def _prompt(world: World, one: Comparisons, after: torch.Tensor | None) -> Promp
         weighted=spectra(pairs, weight * steepness(gap), nodes=number),
         unseen_before=float(one.prompt.ref[unseen].sum()),
         unseen_after=None if after is None else float(after[unseen].sum()),
+        finite=bool(both_ways(beats, nodes=number).all()),
     )
 
 
@@ -104,8 +107,12 @@ def _lines(one: PromptGraph) -> list[str]:
             f"{_short(plain.condition)}; weighted by σ′ of the reward gaps λ₂ {_short(weighted.connectivity)}, "
             f"λ_max/λ₂ {_short(weighted.condition)}"
         )
+    if not one.finite:
+        found.append(
+            "somewhere one side always wins: no finite Bradley–Terry scores, and a loss such as DPO's falls for ever"
+        )
     if one.components == 1:
-        return [*found, "all leaves are linked: the data fix the whole policy"]
+        return [*found, "all leaves are linked: what the labels ask for, they ask of the whole policy"]
     found.append("the data fix the policy within each component; the components' shares are not limited by them")
     if one.unseen and one.unseen_after is not None:
         found.append(

@@ -56,10 +56,10 @@ def _averaged(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         if not isinstance(term, PairTerm) or not isinstance(term.score, LogRatio) or term.score.pool != "mean":
             continue
         if facts.lengths != "equal":
-            law = "π_ref·exp" if term.score.anchor else "exp"
+            law, plain = ("π_ref·exp", "π_ref·exp(u/β)/Z") if term.score.anchor else ("exp", "exp(u/β)/Z")
             text = (
                 f"averaged over tokens, log-ratios put the length into the exponent of the optimum, {law}(|y|(u+c)/β) "
-                "for a score u: another one where lengths differ; take the sum for π_ref·exp(r/β)/Z"
+                f"for a score u: another one where lengths differ; take the sum for {plain}"
             )
             yield Advice("note", f"{term.name}: pool mean", text, DERIVED)
 

@@ -65,7 +65,7 @@ def _without_doubt(world: World) -> list[Claim]:
             "the less it leaves to other answers.",
             "derived here",
             f"probability of other answers after {STEPS} steps over that after {STEPS // 10}, largest prompt",
-            left[STEPS] / left[STEPS // 10],
+            left[STEPS] / max(left[STEPS // 10], 1e-300),
             at_most=0.5,
         )
     ]

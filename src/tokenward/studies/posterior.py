@@ -17,8 +17,8 @@ from tokenward.studies.study import Claim
 from tokenward.studies.worlds import with_prompts
 
 READINGS = (
-    "Su et al. 2025 name posterior forms; the definition was not available to us, so every reading is tried: statement "
-    "and proof derived here"
+    "Su et al. 2025 name posterior forms; the definition was not available to us, so three readings are tried: "
+    "statement and proof derived here"
 )
 
 
@@ -32,7 +32,7 @@ def posterior_claims(world: World) -> list[Claim]:
     readings = [exact.total_variation(law, world.target) for law in (current, joint, target)]
     return [
         Claim(
-            "Whatever the letter P stands for — answers of the current policy, labels drawn by the annotator, or "
+            "In each of three readings — answers of the current policy, labels drawn by the annotator, or "
             "answers of π^τ — the posterior form of PRA ends at π^τ.",
             READINGS,
             "largest total variation to π^τ over the three readings (no gradient through the sampling)",

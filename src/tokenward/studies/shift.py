@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward.errors import InputError
 from tokenward.lab.optima import exact
 from tokenward.lab.optima.prediction import Prediction
 from tokenward.lab.optima.targets import predict
@@ -27,8 +28,10 @@ DERIVED = "derived here; the shift of DPO under offline data is a question of Su
 
 
 def shift(world: World | None) -> Study:
-    """What the data do to the policy that DPO reaches: every cause of a shift, with its closed form."""
-    world = population(world or bandit())
+    """What the data do to the policy that DPO reaches: each cause of a shift, with its closed form if it has one."""
+    world = with_prompts(population(world or bandit()), labels=Labels(), pairs="uniform", sampler="reference")
+    if world.tree.leaves < 3:
+        raise InputError("study shift compares three answers or more; give a world with more sequences")
     found = _causes(world)
     flipped = [exact.total_variation(noisy(world, share).law, world.target) for share in NOISES]
     return Study(
@@ -106,7 +109,7 @@ def _causes(world: World) -> list[Case]:
         _case("chosen, rejected\nindependent", independent(world)),
         _case("labels at\nT = 2", with_prompts(world, labels=Labels(temperature=2.0))),
         _case("10% flipped", with_prompts(world, labels=Labels(noise=0.1))),
-        *([_case("a cycle", with_prompts(world, labels=Labels(matrix=top)))] if leaves > 2 else []),
+        _case("a cycle", with_prompts(world, labels=Labels(matrix=top))),
     ]
 
 
@@ -153,7 +156,8 @@ def _data_claims(world: World, found: Sequence[Case]) -> list[Claim]:
     by_name = {one.name: one for one in found}
     known = [one.error for one in found if one.error is not None]
     part, apart = by_name["not all linked"], by_name["chosen, rejected\nindependent"]
-    opposite = _case("", replace(apart.world, prompts=tuple(replace(p, reward=-p.reward) for p in apart.world.prompts)))
+    laws = [writers(prompt.ref) for prompt in world.prompts]
+    ratio = exact.tilted(world.ref, torch.stack([(won / lost).log() / world.tau for won, lost in laws]))
     claims = [
         Claim(
             "Where the data move the optimum and a closed form is known, DPO reaches that closed form.",
@@ -163,8 +167,7 @@ def _data_claims(world: World, found: Sequence[Case]) -> list[Claim]:
             at_most=1e-6,
         ),
         Claim(
-            "Answers that no comparison links to others: inside what was compared the policy is π^τ, and the data do "
-            "not say how much probability the rest has.",
+            "Answers that no comparison links to others: inside what was compared the policy is π^τ.",
             DERIVED,
             "total variation, within the linked answers, between the policy reached and π^τ",
             _within(part),
@@ -172,10 +175,10 @@ def _data_claims(world: World, found: Sequence[Case]) -> list[Claim]:
         ),
         Claim(
             "If chosen and rejected are drawn independently of each other, DPO learns their density ratio, "
-            "π_ref·(μ_w/μ_l)^(1/τ), whatever the reward.",
+            "π_ref·(μ_w/μ_l)^(1/τ)/Z, whatever the reward.",
             DERIVED,
-            "total variation between what is reached with the reward r and with −r",
-            exact.total_variation(apart.solution.law, opposite.solution.law),
+            "total variation between what is reached and that ratio of the two laws that wrote the answers",
+            exact.total_variation(apart.solution.law, ratio),
             at_most=1e-6,
         ),
     ]

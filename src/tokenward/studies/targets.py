@@ -16,7 +16,6 @@ from tokenward.studies.study import Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import described, population
 
 DERIVED = "derived here, in the organization of Su et al. 2025 (UDRRA)"
-NOT_A_POLICY = "reward_model"
 
 
 def targets(world: World | None) -> Study:

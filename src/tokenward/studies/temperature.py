@@ -123,12 +123,12 @@ def _speed(conditions: dict[str, list[float]]) -> list[Claim]:
         Claim(
             "On fixed pairs τ does not make the problem harder: with a step ∝ 1/τ² the speed is the same for every τ.",
             "derived here, for tabular logits",
-            f"largest ratio of condition numbers of DPO and of RDA over τ from {RATES[0]:g} to {RATES[-1]:g}",
+            f"largest ratio of condition numbers, in closed form, DPO and RDA, τ from {RATES[0]:g} to {RATES[-1]:g}",
             spread,
             at_most=1.001,
         ),
         Claim(
-            "On samples of the policy itself a small τ does: rare answers are learned as slowly as they are rare.",
+            "On samples of the policy itself a small τ does.",
             "derived here, for tabular logits",
             f"condition number at τ = {RATES[-1]:g} over that at τ = {RATES[0]:g}",
             online[-1] / online[0],

@@ -39,8 +39,8 @@ def lambert(
 ) -> Float[Tensor, " L"] | None:
     """The optimum of E_μ(log ρ − A)² over policies: log ρ + λ(π_ref/μ)ρ = A for ρ = π/π_ref, λ by Σ π_ref ρ = 1.
 
-    ρ = W(λκe^A)/(λκ), κ = π_ref/μ, W Lambert's function; λ = 0 where Σ π_ref e^A = 1 already, and below 0 where the sum
-    is less: there None if no λ ≥ −min e^{−1−A}/κ, where the branch ends, gives 1.
+    ρ = W(λκe^A)/(λκ), κ = π_ref/μ, W Lambert's function; λ = 0 where Σ π_ref e^A = 1 already. None where the sum is
+    less: there λ < 0, W has two branches, and which leaf takes the other one at the minimum is not known.
     """
     tilt = ref / sampler
 
@@ -50,25 +50,20 @@ def lambert(
     def total(level: Float[Tensor, ""]) -> Float[Tensor, ""]:
         return torch.logsumexp(ref.log() + log_ratio(level), dim=-1)
 
-    zero = torch.zeros((), dtype=ref.dtype)
-    if float(total(zero)) >= 0:
-        low, high = zero, torch.ones_like(zero)
-        while float(total(high)) > 0:
-            high = 2 * high
-    else:
-        low, high = -(torch.exp(-1 - advantage) / tilt).min() * (1 - 1e-12), zero
-        if float(total(low)) < 0:
-            return None
+    low = torch.zeros((), dtype=ref.dtype)
+    if float(total(low)) < -1e-12:
+        return None
+    high = torch.ones_like(low)
+    while float(total(high)) > 0:
+        high = 2 * high
     level = _bisect(lambda middle: total(middle) > 0, low, high)
     return torch.softmax(ref.log() + log_ratio(level), dim=-1)
 
 
 def _root(a: Float[Tensor, " L"], goal: Float[Tensor, " L"]) -> Float[Tensor, " L"]:
-    """x with x + a·eˣ = goal; for a < 0 the smaller root, which is at most −log(−a)."""
-    rising = a >= 0
-    turn = -torch.log(torch.where(rising, 1.0, -a))
-    low = torch.where(rising, torch.minimum(goal - a, torch.zeros_like(a)), goal)
-    high = torch.where(rising, torch.maximum(goal, low), torch.maximum(turn, goal))
+    """x with x + a·eˣ = goal, a ≥ 0."""
+    low = torch.minimum(goal - a, torch.zeros_like(a))
+    high = torch.maximum(goal, low)
     return _bisect(lambda x: x + a * torch.exp(x) < goal, low, high)
 
 

@@ -33,7 +33,8 @@ from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Statistic, Te
 
 ESTIMATORS = (ReturnToGo, SequenceReturn, GAE)
 SCALES = (GroupBaseline, GroupScale, Whiten)
-COLLAPSE = "no self-consistent temperature: the policy collapses on the best answer as groups grow without bound"
+COLLAPSE = "no self-consistent temperature found: the policy collapses on the best answer as groups grow without bound"
+UNDECIDED = "at rest the policy is myopic at temperature β·std; whether the flow from π_ref comes to rest is not known"
 
 
 def fixed_point(recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | None) -> Prediction:
@@ -45,12 +46,14 @@ def fixed_point(recipe: Recipe, world: World, *, guide: Float[Tensor, "X L"] | N
     if len(push) != 1 or len(pull) > 1 or not _plain_steps(recipe):
         return NONE
     step = _Push.of(push[0])
-    if step is None or not _unbiased(recipe, world):
+    if step is None or not _unbiased(recipe, world) or _alone(recipe, world):
         return NONE
     if (pull or is_one_step(recipe)) and step.unit in ("row", "pair") and not _whole(recipe, world):
         return NONE
     if is_one_step(recipe):
-        return _one_step(recipe, step, world, guide)
+        paired = step.unit == "pair" and _is_finite(world) and any(isinstance(s, GroupBaseline) for s in recipe.steps)
+        moved = scales(recipe) or paired or _feels_size(recipe, world)
+        return NONE if moved else _one_step(recipe, step, world, guide)
     uneven = step.unit == "sequence_mean" and world.tree.ragged
     if pull:
         return NONE if uneven or _feels_size(recipe, world) else _pulled(recipe, step, pull[0], world, guide)
@@ -140,20 +143,15 @@ def _totals(recipe: Recipe, world: World, guide: Float[Tensor, "X L"] | None) ->
 def _regularized(recipe: Recipe, beta: float, world: World, guide: Float[Tensor, "X L"] | None) -> Prediction:
     """π_ref·exp(R/β)/Z; `guide` when that is the guide itself."""
     guides = [step for step in recipe.steps if isinstance(step, Guide)]
-    scored = any(isinstance(step, Outcome) for step in recipe.steps)
+    scores = sum(isinstance(step, Outcome) for step in recipe.steps)
     if not guides:
-        return boltzmann(world, beta=beta) if scored else NONE
-    if guide is None:
+        return boltzmann(world, beta=beta / scores) if scores else NONE
+    total = _totals(recipe, world, guide)
+    if total is None or guide is None:
         return NONE
-    if not scored and len(guides) == 1 and guides[0].clip is None and math.isclose(guides[0].coef, beta):
+    if not scores and len(guides) == 1 and guides[0].clip is None and math.isclose(guides[0].coef, beta):
         return Prediction("guide", guide)
-    tree = world.tree
-    total = torch.zeros_like(world.ref)
-    for step in guides:
-        ratio = step.coef * (tree.conditional(guide) - tree.conditional(world.ref))
-        total = total + tree.leaf_sum(ratio if step.clip is None else ratio.clamp(-step.clip, step.clip))
-    reward = world.reward if scored else torch.zeros_like(world.reward)
-    return Prediction("extrapolated", exact.extrapolated(world.ref, total, reward=reward, beta=beta))
+    return Prediction("extrapolated", exact.tilted(world.ref, world.tree.leaf_sum(total) / beta))
 
 
 def _weighted(term: Term, world: World) -> Prediction:
@@ -166,6 +164,12 @@ def _weighted(term: Term, world: World) -> Prediction:
         return NONE
     likelihood = term.score == LogRatio() and isinstance(term.link, ScoreFunction) and term.offset is None
     return boltzmann(world, beta=term.target.beta) if likelihood and term.target.drawn == "old_logp" else NONE
+
+
+def _alone(recipe: Recipe, world: World) -> bool:
+    """Whether a baseline or a division leaves no advantage at all, as in groups of one."""
+    shaped = any(isinstance(step, (GroupBaseline, GroupScale)) for step in recipe.steps)
+    return shaped and any(prompt.group == 1 for prompt in world.prompts)
 
 
 def _is_finite(world: World) -> bool:
@@ -215,6 +219,8 @@ def _pulled(recipe: Recipe, step: _Push, pull: Term, world: World, guide: Float[
         return Prediction("k3" if third else "myopic", law_at(torch.full_like(world.weight, beta)))
     if len(divided) > 1 or divided[0] != recipe.steps[-1]:
         return NONE
+    if tree.horizon > 1:
+        return Prediction(note=UNDECIDED)
     law = self_consistent(recipe, world, law_at, reward, beta=beta)
     name = "k3" if third else "self_consistent"
     return Prediction(note=COLLAPSE) if law is None else Prediction(name, law)

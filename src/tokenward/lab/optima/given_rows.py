@@ -124,7 +124,7 @@ def _constant(offset: Offset | None, row: _Row, normalizer: float) -> float | Te
     size = row.prompt.group
     if isinstance(offset, MeanReward):
         return mean if size is None else row.prompt.reward / size + (1 - 1 / size) * mean
-    if isinstance(offset, MonteCarloNormalizer) and size is None:
+    if isinstance(offset, MonteCarloNormalizer) and size is None and not row.prompt.on_policy():
         seen = row.law > 0
         drawn = row.law if offset.drawn == "sampler_logp" else row.prompt.ref
         log = row.law.log() + row.prompt.ref.log() - drawn.log() + row.prompt.reward / offset.beta

@@ -148,10 +148,16 @@ def balance(weight: Float[Tensor, "L L"], want: Float[Tensor, "L L"]) -> Float[T
 
     Least squares in Σ w_ij (u_i − u_j − m_ij)²; of mean 0 in each component.
     """
+    if not bool((weight > 0).any()):
+        return torch.zeros(len(weight), dtype=weight.dtype)
     label = components((weight > 0).nonzero(), nodes=len(weight))
     same = (label[:, None] == label).to(weight.dtype)
     push = (weight * want).sum(-1)  # sums to 0 in each component, as want is antisymmetric
-    score: Tensor = torch.linalg.solve(laplacian(weight) + same / same.sum(-1, keepdim=True) * weight.max(), push)
+    lifted = laplacian(weight) + same / same.sum(-1, keepdim=True) * weight.max()
+    found, wrong = torch.linalg.solve_ex(lifted, push)
+    score: Tensor = found
+    if int(wrong):  # weights so far apart that the smaller ones are lost beside the larger
+        score = torch.linalg.pinv(lifted) @ push
     return score
 
 

@@ -2,8 +2,9 @@
 
 With a KL in the loss and A/(σ_π + ε) in place of A, the pull β is β·(σ_π + ε) in reward units, and σ_π is the spread
 under the policy that it leads to: a root of σ = spread(policy at β·(σ + ε)). In bandits the flow from π_ref stays on
-the policies π_ref·exp(u r), u̇ = 1/(σ(u) + ε) − β u, and stops at the first root, that of the largest σ. On trees the
-largest is taken too (observed, not proved). Without a root the policy collapses on the best answer.
+the policies π_ref·exp(u r), u̇ = 1/(σ(u) + ε) − β u, and stops at the first root, that of the largest σ. On trees
+the flow need not reach such a root (some run away from it), and nothing is predicted. Without a root the policy
+collapses on the best answer.
 
 GroupScale divides by the spread of each prompt (here: in the limit of large groups), Whiten by that of the batch.
 Derived here.

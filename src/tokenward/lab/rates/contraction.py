@@ -28,6 +28,7 @@ _NEAR = 1e-4  # length of the errors whose ratio is taken
 _FLAT = 1e-9  # of the largest eigenvalue: what counts as a direction without any slope
 _SETTLED = 1e-7  # relative change of 1 − ratio from one step to the next
 _MOST_STEPS = 500
+_GONE = 1e-6  # a step that leaves less of an error leaves rounding
 
 
 @final
@@ -142,7 +143,7 @@ def _run(
         after = error - step * (up - down) / 2
         after = basis @ (basis.T @ after)
         last, ratio = ratio, float(after.norm() / error.norm())
-        if ratio == 0 or abs(ratio - last) <= _SETTLED * abs(1 - ratio):
+        if ratio < _GONE or abs(ratio - last) <= _SETTLED * abs(1 - ratio):
             break
         error = after
     return ratio

@@ -96,8 +96,13 @@ def rate(recipe: Recipe, world: World, *, step: float | None = None, guide: Floa
     prediction = predict(recipe, world, guide=guide)
     if (eta := _proximal(recipe)) is not None:
         return _exact(recipe, world, prediction, eta, guide)
-    found = modes(recipe, world, prediction)
-    found = None if found is None or any(not len(one.values) for one in found) else found
+    try:
+        found = modes(recipe, world, prediction)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a law that underflows, at a tiny temperature
+        found = None
+    found = (
+        None if found is None or any(not len(one.values) or not float(one.values[0]) > 0 for one in found) else found
+    )
     if step is None and found is not None:
         step = 1 / max(float(one.values[-1]) for one in found)
     problem, residual, _ = at_rest(recipe, world, guide=guide)

@@ -98,7 +98,7 @@ def unscaled(recipe: Recipe, world: World) -> Recipe:
     That is where nothing else moves the policy, and the divisor is one positive number: of the batch (`Whiten`), of
     each prompt (`GroupScale`, infinite groups), or of a group whose advantages are all 0 at the optimum.
     """
-    if not all("advantage" in term.reads for term in moving(recipe)):
+    if not all("advantage" in term.reads for term in moving(recipe)) or is_one_step(recipe):
         return recipe
     steps = tuple(replace(step, scale="none") if isinstance(step, Whiten) else step for step in recipe.steps)
     if vanishes(recipe) or all(prompt.group is None for prompt in world.prompts):
