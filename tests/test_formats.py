@@ -270,7 +270,7 @@ def test_messages_in_parquet(tmp_path):
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be read: Not a gzipped file"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"prompt": "p"}\n' * 99)[:-9],
+            gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-9],
             "a.jsonl.gz cannot be read: Compressed file ended",
         ),
         ("a.csv", b"prompt\n", "a.csv: the ending says neither JSON lines nor Parquet; known: .jsonl"),

@@ -70,7 +70,7 @@ def _value_claims(results: Row) -> tuple[Claim, ...]:
             widest / values["dpo"]["minus_sft"]["value"], at_least=0.0, at_most=0.1,
         ),
         Claim(
-            "IPO on the same labels, at the β that fits r/τ best, is not shown to be above DPO; its optimum is not π^τ.",
+            "IPO on the same labels, at the β that fits r/τ best, is not shown above DPO; its optimum is not π^τ.",
             "its optimum: Azar et al. 2023; the matching of β is derived here",
             f"{check} lower end for IPO − DPO: {_ends(values['ipo']['minus_dpo'])}",
             values["ipo"]["minus_dpo"]["low"], at_most=0.0,
