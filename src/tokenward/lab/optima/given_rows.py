@@ -71,8 +71,8 @@ class _Row:
 
     def optimum(self, term: RowTerm, normalizer: float) -> _Found | None:
         square = isinstance(term.link, Square)
-        if self.prompt.on_policy() and square:
-            return self._on_policy(term.offset)
+        if self.prompt.on_policy():  # through σ other points of rest than the wanted one are possible
+            return self._on_policy(term.offset) if square else None
         if not bool(self.wanted[self.law > 0].isfinite().all()):
             return None
         if isinstance(term.offset, LearnedValue):
