@@ -81,6 +81,7 @@ def worlds(draw) -> World:
     )
     pairs = draw(st.sampled_from(["uniform", "sampler", "path", "apart"]))
     sampler = draw(st.sampled_from(["uniform", "reference", "policy", "policy-through", "target", "own"]))
+    group = draw(st.sampled_from([None, None, None, 1, 2, 3])) if tree.leaves < 5 else None
     prompts = []
     for _ in range(draw(st.sampled_from([1, 2]))):
         p = torch.tensor(generator.uniform(0.1, 0.9, (n, n)))
@@ -96,6 +97,7 @@ def worlds(draw) -> World:
                 labels=Labels(matrix=matrix) if labels == "matrix" else labels,
                 sampler=law() if sampler == "own" else sampler,
                 critic=draw(st.sampled_from(["exact", "zero"])),
+                group=group,
             )
         )
     return verify.with_guides(World(0.7, tree, tuple(prompts)))
@@ -174,6 +176,7 @@ def rollout_recipe(draw) -> Recipe:
     estimator = draw(st.sampled_from([ReturnToGo(), ReturnToGo(gamma=0.9), SequenceReturn(), GAE(), GAE(lam=1.0)]))
     baseline = draw(st.sampled_from([(), (GroupBaseline("mean"),), (GroupBaseline("leave_one_out"),)]))
     scale = draw(st.sampled_from([(), (), (GroupScale(),), (Whiten(),), (Whiten(scale="none"),)]))
+    beta = 0.0 if kl == "reward" and draw(st.sampled_from([False, False, True])) else beta  # one proximal step
     steps = (Outcome(), *kl_steps(kl, beta_kl=beta), *guide, estimator, *baseline, *scale)
     aggregation = draw(st.sampled_from(["token_mean", "sequence_mean", "token_sum"]))
     score, link = draw(
