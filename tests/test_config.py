@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from tokenward.cli import main
 from tokenward.errors import InputError
 from tokenward.recipes import RECIPES
 from tokenward.train import config as configs
@@ -145,3 +146,10 @@ def test_config_and_cli_import_without_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("value", ["0", "-0.1"])
+@pytest.mark.parametrize(("recipe", "key"), [("ipo", "beta"), ("dpo", "beta"), ("rebel", "eta")])
+def test_a_pull_that_is_not_above_zero_is_refused_in_one_line(recipe, key, value, capsys):
+    assert main(["lab", recipe, f"--{key}", value]) == 2
+    assert capsys.readouterr().err == f"tokenward: {key} must be above 0, got {float(value):g}\n"

@@ -151,6 +151,9 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+ABOVE_ZERO = frozenset({"beta", "eta"})  # the pull to the reference, the size of a proximal step: in every recipe
+
+
 def coerce(name: str, value: object, annotation: Any) -> Scalar:
     """The value as its annotation asks: text from flags and YAML becomes a number, a Literal is checked.
 
@@ -162,6 +165,8 @@ def coerce(name: str, value: object, annotation: Any) -> Scalar:
         return None
     for kind in choices:
         fits, made = _fit(value, kind)
+        if fits and name in ABOVE_ZERO and isinstance(made, (int, float)) and not made > 0:
+            raise InputError(f"{name} must be above 0, got {made:g}")
         if fits:
             return made
     raise InputError(f"{name} must be {describe(annotation)}, got {value!r}")

@@ -22,8 +22,6 @@ from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import build
 
-FACTORS = {"ra": "2τ²", "rda": "4τ²", "rloo": "τ", "reinforce": "τ"}  # of ∇KL(π‖π^τ)
-
 
 @final
 @dataclass(frozen=True)
