@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/st
 tokenward study language-model [--out DIR] [--seed S] [--scale X]
 
 Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
-claim does not hold. --all: the exact studies; `language-model` trains small models for
-minutes, and is named apart.
+claim does not hold. Of your world `shift`, `rate`, `connection` and `data-design` take tokens, prompts, references,
+rewards and τ: pairs, labels and samplers are their own subject. --all: the exact studies; `language-model` trains
+small models for minutes, and is named apart.
 
 """
 
@@ -118,7 +120,8 @@ def _language_model(flags: dict[str, str]) -> int:
         transfer(out=str(folder), seed=seed, scale=scale)
         return folder
 
-    folder = train_all(**arguments(train_all, flags, of="study language-model"))  # type: ignore[arg-type]
+    work: Callable[..., Path] = train_all
+    folder = work(**arguments(work, flags, of="study language-model"))
     found = read(folder / "data.jsonl")
     print(f"language-model: {len(found.claims) - len(found.failed)} of {len(found.claims)} claims hold")
     print("".join(f"  does not hold: {claim.text}\n" for claim in found.failed), end="")
