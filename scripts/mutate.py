@@ -1,4 +1,4 @@
-"""Plants each fault of `faults.py` in a copy of the tree and expects the named tests to fail.
+"""Plants each fault of `faults/` in a copy of the tree and expects the named tests to fail.
 
 `python scripts/mutate.py [--only TEXT] [--workers N]`. The tests must pass without a fault first. Exits 1 when a
 fault survives, or when one cannot be judged: its old text is not found exactly once, or no test could be run.

@@ -10,14 +10,12 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-
 from tokenward.data.formats import schema_table
-from tokenward.lab.optima.targets import predict
-from tokenward.lab.verify import settings, with_guides
+from tokenward.lab.verify import optimum_name, predicted
 from tokenward.lab.worlds.world import default_world
-from tokenward.objective.bibliography import WORKS
-from tokenward.recipes import RECIPES, build
+from tokenward.objective.bibliography import reference
+from tokenward.recipes import build
+from tokenward.recipes.catalog import CATALOG
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
@@ -69,18 +67,14 @@ def tree() -> str:
 
 def recipes() -> str:
     """The table of methods: what each learns from, its scenario, and the optimum that the lab predicts and reaches."""
-    world = with_guides(default_world())
-    guide = torch.stack([prompt.guide for prompt in world.prompts if prompt.guide is not None])
-    lines = ["| recipe | learns from | scenario | optimum | shares π^τ | source |", "|---|---|---|---|---|---|"]
-    for name, make in RECIPES.items():
-        recipe = build(name, **settings(make, world, {}))
-        found = predict(recipe, world, guide=guide)
-        optimum = found.target or ("scores of the labels" if found.score is not None else "no closed form")
-        author, year, _, where = WORKS[recipe.sources[0]]
-        source = f"{author.split(',')[0]} {year}, {where}"
-        kinds = ", ".join(stream.kind for stream in recipe.streams)
-        shares = "yes" if found.shares else ""
-        lines.append(f"| `{name}` | {kinds} | {recipe.scenario or '–'} | {optimum} | {shares} | {source} |")
+    head = ("recipe", "tier", "learns from", "scenario", "optimum", "shares π^τ", "source")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, found in predicted(list(CATALOG), default_world()).items():
+        recipe, method = build(name), CATALOG[name]
+        kinds = ", ".join(dict.fromkeys(stream.kind for stream in recipe.streams))
+        cells = (f"`{name}`", method.tier, kinds, recipe.scenario or "–", optimum_name(found))
+        cells += ("yes" if found.shares else "", reference(recipe.sources[0]))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ PROBE = -1  # `origin` of rows that are only looked at (KTO's mismatched answers
 STOP, LENGTH = 1, 0  # `finish`: ended by its end token, or cut at the limit
 
 _SHAPES: dict[str, str] = {
-    **dict.fromkeys(("tokens", "mask", "reward", "sampler_logp"), "B T"),
+    **dict.fromkeys(("tokens", "mask", "reward", "segment", "sampler_logp"), "B T"),
     **dict.fromkeys(("logp", "old_logp", "ref_logp", "guide_logp", "guide_ref_logp", "value", "old_value"), "B T"),
     **dict.fromkeys(("entropy", "kl_ref", "advantage", "returns"), "B T"),
     **dict.fromkeys(("length", "group", "weight", "score", "label", "origin", "finish", "version"), "B"),
@@ -39,6 +39,7 @@ class Rollout:
     `logp[i]` is the log-probability of `response_tokens[i]` under the law it was really drawn from (temperature and
     kept set included). `trainable[i]` is False for tokens the model did not write. `finish` is "stop" when the end
     token was drawn. `version` counts the weight pushes the sampler had received. `parts` are named shares of `score`.
+    `rewards[i]` is given at response token i (an environment's or a step's), besides the score; absent: none.
     """
 
     prompt_id: int
@@ -50,6 +51,7 @@ class Rollout:
     version: int = 0
     score: float | None = None
     parts: dict[str, float] | None = None
+    rewards: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.response_tokens)
@@ -58,6 +60,8 @@ class Rollout:
                 f"Rollout: {n} response tokens, {len(self.trainable)} trainable flags, {len(self.logp)} logp values; "
                 "give one of each per token"
             )
+        if self.rewards is not None and len(self.rewards) != n:
+            raise InputError(f"Rollout: {n} response tokens and {len(self.rewards)} rewards; give one per token")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Batch:
 
     `mask` marks trainable positions · `group` numbers the prompt (rows of one prompt stand together) · `weight` is 1
     for samples and π(y) in the lab · `score` is the row's reward, `reward` token rewards (the score is added at the
-    last trainable token) · `label` 1 desirable, 0 not · `origin` the stream a row came from (PROBE: looked at only)
+    last trainable token) · `segment` numbers the spans of a row (sentences, turns, steps) from 0, in the order written
+    · `label` 1 desirable, 0 not · `origin` the recipe's stream a row came from, absent: 0 (PROBE: looked at only)
     · `pairs` (winner row, loser row) with `pair_weight` and `pair_target` = P(first is preferred), absent: 1
     · `normalizer` β log Z of the row's prompt · `group_size` samples that a group stands for (absent: its rows;
     infinity in the lab) · `sampler_logp` under the law really sampled from · `finish` STOP or LENGTH
@@ -81,6 +86,7 @@ class Batch:
     score: Float[Tensor, " B"] | None = None
     label: Float[Tensor, " B"] | None = None
     reward: Float[Tensor, "B T"] | None = None
+    segment: Int[Tensor, "B T"] | None = None
     origin: Int[Tensor, " B"] | None = None
     pairs: Int[Tensor, "P 2"] | None = None
     pair_weight: Float[Tensor, " P"] | None = None
@@ -159,6 +165,13 @@ def masked(record: Record, mask: Bool[Tensor, "B T"]) -> Record:
         if _SHAPES[name] == "B T" and value.is_floating_point()
     }
     return replace(record, **cut)
+
+
+def stream_weight(batch: Batch, stream: int) -> Float[Tensor, " B"]:
+    """The weight of the rows of one stream, 0 for all others."""
+    if batch.origin is None:
+        return batch.weight if stream == 0 else torch.zeros_like(batch.weight)
+    return torch.where(batch.origin == stream, batch.weight, torch.zeros_like(batch.weight))
 
 
 def check_shapes(record: Batch | TokenStats | Signal) -> None:

@@ -235,3 +235,18 @@ def test_probe_rows_make_ktos_point_and_get_no_gradient() -> None:
     assert (weight[2:] == 0).all() and (weight[:2].abs().sum(-1) > 0).all()
     with pytest.raises(InputError, match="ProbePoint needs point in Signal"):
         recipe.value(replace(batch, origin=None), stats, Signal())
+
+
+@every_recipe
+def test_rows_of_another_stream_change_nothing(recipe: Recipe) -> None:
+    """What stands in rows that a recipe has no term for enters no mean, no divisor and no sum."""
+    if any("pairs" in term.needs for term in recipe.terms):
+        pytest.skip("pairs name their rows")
+    batch, other = batch_of(groups=4), torch.arange(16) >= 12
+    stats = stats_of(batch)
+    origin = torch.where(other, 9, 0)
+    value = recipe.value(replace(batch, origin=origin), stats, start_of(batch))
+    noise = {n: torch.where(other[:, None], x + 1, x) for n, x in present(stats).items() if x.ndim == 2}
+    score = None if batch.score is None else torch.where(other, batch.score - 3, batch.score)
+    changed = replace(batch, origin=origin, score=score, weight=torch.where(other, 7.0, batch.weight))
+    torch.testing.assert_close(recipe.value(changed, replace(stats, **noise), start_of(batch)), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -141,27 +142,49 @@ def recipes(words: list[str]) -> int:
     only(flags, ("json",), of="recipes")
     if len(alone) > 1:
         raise InputError(f"recipes takes one NAME, got {' '.join(alone)}")
-    made = {name: recipe_maker(name)() for name in (alone or RECIPES)}
+    names = alone or list(RECIPES)
     if "json" in flags:
-        print(json.dumps([_facts(name, recipe) for name, recipe in made.items()], indent=2))
+        print(json.dumps(_catalog(names), indent=2))
     elif alone:
-        (recipe,) = made.values()
+        recipe = recipe_maker(alone[0])()
         known = "".join(f"{one}\n" for one in advise(recipe, facts=Facts())) + "\n"
         print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n{known}{recipe.cite()}")
     else:
-        print(f"{'recipe':<16}{'scenario':<10}{'learns from':<13}needs")
-        for name, facts in ((name, _facts(name, recipe)) for name, recipe in made.items()):
-            print(
-                f"{name:<16}{facts['scenario'] or '–':<10}{', '.join(facts['streams']):<13}{', '.join(facts['needs'])}"
-            )
+        print(f"{'recipe':<22}{'tier':<6}{'scenario':<10}{'optimum':<22}{'learns from':<19}needs")
+        for one in _catalog(names):
+            cells = f"{one['recipe']:<22}{one['tier']:<6}{one['scenario'] or '–':<10}{one['target'] or '–':<22}"
+            print(f"{cells}{', '.join(one['streams']):<19}{', '.join(one['needs'])}")
     return 0
 
 
-def _facts(name: str, recipe: Any) -> dict[str, Any]:
-    streams = [stream.kind for stream in recipe.streams]
-    found = {"recipe": name, "scenario": recipe.scenario, "streams": streams, "needs": sorted(recipe.needs)}
-    from tokenward.objective.advice import Facts, advise
+def _catalog(names: list[str]) -> list[dict[str, Any]]:
+    """Facts of each recipe, its optimum on the lab's own world among them."""
+    from tokenward.lab.verify import predicted
+    from tokenward.lab.worlds.world import default_world
 
-    steps, terms = [repr(step) for step in recipe.steps], {term.name: repr(term) for term in recipe.terms}
-    advice = [asdict(one) for one in advise(recipe, facts=Facts())]
-    return {**found, "steps": steps, "terms": terms, "advice": advice, "sources": list(recipe.sources)}
+    return [_facts(name, found) for name, found in predicted(names, default_world()).items()]
+
+
+def _facts(name: str, prediction: Any) -> dict[str, Any]:
+    from tokenward.objective.advice import Facts, advise
+    from tokenward.objective.bibliography import reference
+    from tokenward.recipes.catalog import CATALOG
+
+    make = recipe_maker(name)
+    recipe, method = make(), CATALOG.get(name)
+    return {
+        "recipe": name,
+        "tier": method.tier if method else "C",
+        "scenario": recipe.scenario,
+        "target": prediction.target,
+        "shares_pi_tau": prediction.shares,
+        "streams": list(dict.fromkeys(stream.kind for stream in recipe.streams)),
+        "needs": sorted(recipe.needs),
+        "defaults": {key: one.default for key, one in inspect.signature(make).parameters.items()},
+        "defaults_from": method.defaults if method else None,
+        "steps": [repr(step) for step in recipe.steps],
+        "terms": {term.name: repr(term) for term in recipe.terms},
+        "update": repr(recipe.update),
+        "advice": [asdict(one) for one in advise(recipe, facts=Facts())],
+        "sources": [reference(source) for source in recipe.sources],
+    }

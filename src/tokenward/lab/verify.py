@@ -42,6 +42,18 @@ def answer(name: str, world: World, *, overrides: Mapping[str, Setting]) -> Answ
     return _object(recipe, prediction, solution)
 
 
+def predicted(names: Sequence[str], world: World) -> dict[str, Prediction]:
+    """What is known of each recipe's optimum on a world, with the lab's keywords; nothing is solved but the guide."""
+    world = with_guides(world)
+    guide = torch.stack([prompt.guide for prompt in world.prompts if prompt.guide is not None])
+    return {name: predict(build(name, **settings(maker(name), world, {})), world, guide=guide) for name in names}
+
+
+def optimum_name(prediction: Prediction) -> str:
+    """The optimum in words: its name, or that it is of scores, or that there is no closed form."""
+    return prediction.target or ("scores of the labels" if prediction.score is not None else "no closed form")
+
+
 def settings(make: Callable[..., Recipe], world: World, overrides: Mapping[str, Setting]) -> dict[str, Setting]:
     """The keywords of the lab: the pull to the reference is `tau`; whatever is given stands.
 

@@ -160,6 +160,16 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
 }
 
 
+def reference(key: str) -> str:
+    """A work in one line: first author, year, where.
+
+    >>> reference("zhong2024rto")
+    'Zhong 2024, arXiv:2404.18922'
+    """
+    author, year, _, where = WORKS[key]
+    return f"{author.split(',')[0]} {year}, {where}"
+
+
 def bibtex(keys: Iterable[str]) -> str:
     """BibTeX entries of the given keys, one blank line apart."""
     entries = []

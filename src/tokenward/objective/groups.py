@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenward.masking import count, row_sum
 from tokenward.objective.fields import ask
-from tokenward.types import Batch, Signal, TokenStats
+from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 Drawn = Literal["ref_logp", "old_logp", "sampler_logp"]  # the law that wrote the group's answers
 _NOTHING: frozenset[str] = frozenset()
@@ -41,15 +41,16 @@ def group_log_mean_exp(x: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, " 
 
 
 def group_size(batch: Batch, groups: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """The samples that each row's group stands for."""
+    """The samples that each row's group stands for; rows of other streams than the first are none."""
     if batch.group_size is not None:
         return batch.group_size
-    return torch.bincount(groups)[groups].to(batch.weight.dtype)
+    counted = torch.ones_like(batch.weight) if batch.origin is None else (batch.origin == 0).to(batch.weight.dtype)
+    return torch.bincount(groups, weights=counted)[groups].to(batch.weight.dtype)
 
 
 def _row_weight(x: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, " B"]:
     """The weight of each row, without gradient (the lab's weights may follow the policy)."""
-    return batch.weight.detach().to(x.dtype) * (count(batch.mask) > 0)
+    return stream_weight(batch, 0).detach().to(x.dtype) * (count(batch.mask) > 0)
 
 
 @final

@@ -23,7 +23,7 @@ from tokenward.masking import count, keep, row_sum
 from tokenward.objective.links import Clipped
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.terms import LogRatio, PairTerm, TokenTerm
-from tokenward.types import LENGTH, PROBE, Batch, Signal, TokenStats
+from tokenward.types import LENGTH, Batch, Signal, TokenStats
 
 Share = tuple[Tensor, Tensor]  # (sum, weight)
 
@@ -53,8 +53,8 @@ def step_maxima(batch: Batch, stats: TokenStats) -> dict[str, Tensor]:
 
 
 def batch_metrics(batch: Batch, frozen: TokenStats, signal: Signal) -> dict[str, float]:
-    """Numbers of a whole batch after stage one; rows that are probes are left out."""
-    rows = batch.weight > 0 if batch.origin is None else (batch.origin != PROBE)
+    """Numbers of a whole batch after stage one; rows of the first stream alone."""
+    rows = batch.weight > 0 if batch.origin is None else (batch.origin == 0)
     found = {"completions/length": _mean(count(batch.mask)[rows])}
     if batch.score is not None:
         found["score"] = _mean(batch.score[rows])

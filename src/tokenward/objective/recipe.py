@@ -22,7 +22,7 @@ from tokenward.objective.bibliography import bibtex
 from tokenward.objective.fields import GIVEN_BY, TRAINED
 from tokenward.objective.rewards import SignalStep
 from tokenward.objective.terms import Term
-from tokenward.types import Batch, Signal, TokenStats, present
+from tokenward.types import Batch, Signal, TokenStats, present, stream_weight
 
 SCENARIOS: dict[str, str] = {"everywhere": "BDA", "samples": "RA", "differences": "RDA", "labels": "PRA"}
 _ORDER = ("everywhere", "samples", "differences", "labels")
@@ -124,10 +124,15 @@ class Recipe:
         return {term.name: term.coef for term in self.terms}
 
     def signal(self, batch: Batch, frozen: TokenStats, start: Signal | None = None) -> Signal:
-        """Stage one: rewards, advantages, reference points; no gradient."""
+        """Stage one: rewards, advantages, reference points; no gradient.
+
+        Only rows of the first stream have weight there: the others (demonstrations beside rollouts, a greedy answer)
+        do not enter a mean, and what a step writes on them is read by no term.
+        """
         signal = start or Signal()
         with torch.no_grad():
             stats = frozen.masked(batch.mask)
+            batch = replace(batch, weight=stream_weight(batch, 0))
             for step in self.steps:
                 signal = step(batch, stats, signal)
         return signal

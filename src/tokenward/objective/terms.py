@@ -18,7 +18,7 @@ from tokenward.objective.fields import ask
 from tokenward.objective.links import Link
 from tokenward.objective.targets import NoTarget, Offset, PairTarget, Target
 from tokenward.objective.weights import Aggregation, divisor, token_factor
-from tokenward.types import Batch, Signal, TokenStats
+from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 __all__ = [
     "Aggregation",
@@ -135,7 +135,7 @@ class Term(Protocol):
 @final
 @dataclass(frozen=True)
 class TokenTerm:
-    """Σ_rows c_row Σ_t link(score_t ; target_t), with c_row and the divisor by `aggregation`."""
+    """Σ_rows c_row Σ_t link(score_t ; target_t) over the rows of one stream, c_row and the divisor by `aggregation`."""
 
     name: str
     score: TokenScore
@@ -143,6 +143,7 @@ class TokenTerm:
     target: Target = NoTarget()
     aggregation: Aggregation = "token_mean"
     coef: float = 1.0
+    stream: int = 0
 
     @property
     def scope(self) -> Literal["row", "group"]:
@@ -161,18 +162,19 @@ class TokenTerm:
         return self.target.access
 
     def weight(self, batch: Batch) -> Float[Tensor, ""]:
-        return divisor(batch.mask, batch.weight, aggregation=self.aggregation)
+        return divisor(batch.mask, stream_weight(batch, self.stream), aggregation=self.aggregation)
 
     def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
         loss = self.link(self.score.tokens(batch, stats), self.target.tokens(batch, stats, signal))
-        factor = token_factor(batch.mask, batch.weight, aggregation=self.aggregation)
-        return (factor * keep(loss, batch.mask).sum(-1)).sum()
+        factor = token_factor(batch.mask, stream_weight(batch, self.stream), aggregation=self.aggregation)
+        rows = keep(loss, batch.mask).sum(-1)
+        return torch.where(factor > 0, factor * rows, torch.zeros_like(rows)).sum()
 
 
 @final
 @dataclass(frozen=True)
 class RowTerm:
-    """Σ_rows w link(score + offset ; target). Rows of weight 0 (probes) count for nothing."""
+    """Σ_rows w link(score + offset ; target) over the rows of one stream. Rows of weight 0 count for nothing."""
 
     name: str
     score: RowScore
@@ -180,6 +182,7 @@ class RowTerm:
     target: Target
     offset: Offset | None = None
     coef: float = 1.0
+    stream: int = 0
 
     @property
     def scope(self) -> Literal["row", "group"]:
@@ -198,14 +201,15 @@ class RowTerm:
         return self.target.access
 
     def weight(self, batch: Batch) -> Float[Tensor, ""]:
-        return batch.weight.sum()
+        return stream_weight(batch, self.stream).sum()
 
     def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
         z = self.score.rows(batch, stats)
         if self.offset is not None:
             z = z + self.offset.rows(batch, stats, signal)
         loss = self.link(z, self.target.rows(batch, stats, signal))
-        return torch.where(batch.weight > 0, batch.weight * loss, torch.zeros_like(loss)).sum()
+        weight = stream_weight(batch, self.stream)
+        return torch.where(weight > 0, weight * loss, torch.zeros_like(loss)).sum()
 
 
 @final

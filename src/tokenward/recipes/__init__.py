@@ -10,38 +10,11 @@ from pathlib import Path
 
 from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
-from tokenward.recipes import actor_critic, policy_gradient, preference, regression, scenarios
+from tokenward.recipes.catalog import CATALOG
 
 Setting = float | str | None
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "sft": preference.sft,
-    "reward_model": preference.reward_model,
-    "dpo": preference.dpo,
-    "dpo_averaged": preference.dpo_averaged,
-    "f_dpo": preference.f_dpo,
-    "cdpo": preference.cdpo,
-    "ipo": preference.ipo,
-    "ipo_averaged": preference.ipo_averaged,
-    "slic": preference.slic,
-    "simpo": preference.simpo,
-    "kto": preference.kto,
-    "bco": preference.bco,
-    "una": regression.una,
-    "bda": scenarios.bda,
-    "ra": scenarios.ra,
-    "rda": scenarios.rda,
-    "pra": scenarios.pra,
-    "rebel": regression.rebel,
-    "reinforce": policy_gradient.reinforce,
-    "rloo": policy_gradient.rloo,
-    "reinforce_pp": policy_gradient.reinforce_pp,
-    "grpo": policy_gradient.grpo,
-    "ppo": actor_critic.ppo,
-    "rto": actor_critic.rto,
-    "distill": actor_critic.distill,
-    "mirror_descent": policy_gradient.mirror_descent,
-}
+RECIPES: dict[str, Callable[..., Recipe]] = {name: method.make for name, method in CATALOG.items()}
 
 
 def maker(name: str) -> Callable[..., Recipe]:

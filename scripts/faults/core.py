@@ -1,23 +1,8 @@
-"""The planted faults of `mutate.py`: in which file what text becomes which, what that breaks, which tests must notice."""
+"""Faults of the objective, the models, the masks and the lab."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-LAWS = ("tests/objective",)
-FORWARD = ("tests/test_forward.py",)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """`old` must stand exactly once in `file`; one of the fast tests in `tests` must fail once `new` stands there."""
-
-    file: str
-    old: str
-    new: str
-    breaks: str
-    tests: tuple[str, ...] = LAWS
-
+from faults.fault import FORWARD, Fault
 
 OBJECTIVE = "src/tokenward/objective"
 
@@ -92,7 +77,7 @@ TERMS = [
           "pair weights do not enter the sum"),
     Fault(f"{OBJECTIVE}/terms.py", "            return batch.pair_weight.sum()\n", "            return torch.ones_like(batch.pair_weight).sum()\n",
           "pair weights do not enter the divisor"),
-    Fault(f"{OBJECTIVE}/terms.py", "torch.where(batch.weight > 0, batch.weight * loss,", "torch.where(batch.weight > 0, loss,",
+    Fault(f"{OBJECTIVE}/terms.py", "torch.where(weight > 0, weight * loss,", "torch.where(weight > 0, loss,",
           "row weights do not enter row terms"),
     Fault(f"{OBJECTIVE}/terms.py", "z = z + self.offset.rows", "z = z - self.offset.rows",
           "offsets (V, log Z, KTO's point) with the wrong sign"),
@@ -135,7 +120,7 @@ GIVEN, POLICY = f"{OBJECTIVE}/advice_given.py", f"{OBJECTIVE}/advice_policy.py"
 HAND, SAID = ("tests/objective/test_scenarios.py",), ("tests/test_advice.py",)
 
 COMPOSITION = [
-    Fault(GROUPS, "return batch.weight.detach().to(x.dtype) * (count(batch.mask) > 0)", "return torch.ones_like(x) * (count(batch.mask) > 0)",
+    Fault(GROUPS, "return stream_weight(batch, 0).detach().to(x.dtype) * (count(batch.mask) > 0)", "return torch.ones_like(x) * (count(batch.mask) > 0)",
           "means of a group ignore row weights", HAND),
     Fault(GROUPS, "return (top + mean.log())[groups]", "return mean.log()[groups]",
           "the largest exponent of a group is not put back", HAND),
@@ -418,4 +403,4 @@ THEORY = [
           "a claim's text reaches the page as it is", ("tests/test_studies.py",)),
 ]  # fmt: skip
 
-FAULTS = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES, *THEORY]
+CORE = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES, *THEORY]

@@ -1,0 +1,8 @@
+"""The planted faults of `mutate.py`: in which file what text becomes which, what that breaks, which tests must notice."""
+
+from __future__ import annotations
+
+from faults.core import CORE
+from faults.fault import Fault
+
+FAULTS: list[Fault] = [*CORE]
