@@ -54,7 +54,7 @@ STAGE_ONE = [
           "GAE: the next state is the next position, trainable or not"),
     Fault(f"{OBJECTIVE}/advantages.py", "ahead = torch.where(mask[:, t], now, ahead)", "ahead = torch.where(mask[:, t], now, 0.0)",
           "GAE: a gap of tool tokens cuts the return"),
-    Fault(f"{OBJECTIVE}/advantages.py", "/ (1 - 1 / size)", "/ (1 + 1 / size)",
+    Fault(f"{OBJECTIVE}/advantages.py", "/ (1 - 1 / size.clamp(min=2))", "/ (1 + 1 / size)",
           "leave-one-out: wrong factor"),
     Fault(f"{OBJECTIVE}/advantages.py", "spread = (total - mean[groups]) ** 2", "spread = (total - mean[groups]).abs()",
           "GRPO's std is a mean absolute deviation's root"),

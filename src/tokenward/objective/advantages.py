@@ -93,9 +93,9 @@ class GroupBaseline:
         baseline = mean[groups]
         if self.kind == "leave_one_out":
             size = group_size(batch, groups).to(total.dtype)
-            if bool((size < 2).any()):
+            if bool(((size < 2) & (batch.weight > 0)).any()):
                 raise InputError("GroupBaseline('leave_one_out') needs two samples or more of each prompt: --group 2")
-            baseline = total - (total - baseline) / (1 - 1 / size)
+            baseline = total - (total - baseline) / (1 - 1 / size.clamp(min=2))
         return replace(signal, advantage=keep(advantage - baseline[:, None], batch.mask))
 
 
