@@ -214,7 +214,12 @@ def test_a_joint_of_winners_and_losers_becomes_pairs_with_their_posterior():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b'{"tau": 1,}', "not JSON: .*line 1"), (b"\xff\xfe", "cannot be read as UTF-8"), (b"[" * 100_000, "not JSON")],
+    [
+        (b'{"tau": 1, "tau": 2}', "key .tau. stands twice"),
+        (b'{"tau": 1,}', "not JSON: .*line 1"),
+        (b"\xff\xfe", "cannot be read as UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+    ],
 )
 def test_files_that_cannot_be_read(tmp_path, content, message):
     path = tmp_path / "world.json"

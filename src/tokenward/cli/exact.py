@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenward.cli.words import only, recipe_maker
-from tokenward.errors import InputError
+from tokenward.errors import InputError, nearest
 from tokenward.train.flags import keywords_help, read_words
 from tokenward.train.settings import arguments
 
+LAB_FLAGS = ("all", "json", "world", "rate", "step")
 LAB_USAGE = """\
 tokenward lab RECIPE… | --all [--world FILE.json] [--json] [recipe flags]
 tokenward lab RECIPE… --rate [--step S] [--world FILE.json] [--json] [recipe flags]
@@ -44,12 +45,21 @@ def lab(words: list[str]) -> int:
     from tokenward.lab import verify
     from tokenward.recipes import RECIPES
 
-    every, as_json, world, rate, step = (flags.pop(name, None) for name in ("all", "json", "world", "rate", "step"))
+    every, as_json, world, rate, step = (flags.pop(name, None) for name in LAB_FLAGS)
     if every is not None and alone:
         raise InputError(f"lab takes --all or names, got both: {' '.join(alone)}")
     names = list(RECIPES) if every is not None else alone
     if not names:
         raise InputError("lab needs a RECIPE, or --all")
+    makers = [recipe_maker(name) for name in names]
+    for given in flags:  # a word that no recipe knows may be a misspelt flag of the lab itself
+        if not any(given in inspect.signature(make).parameters for make in makers):
+            close = nearest(
+                given, [*LAB_FLAGS, *{key for make in makers for key in inspect.signature(make).parameters}]
+            )
+            raise InputError(
+                f"neither lab nor {alone[0] if len(alone) == 1 else 'a recipe'} has a flag --{given}.{close}"
+            )
     overrides = {key: value for name in names for key, value in arguments(recipe_maker(name), flags, of=name).items()}
     if rate is not None:
         return _rates(names, world, overrides, step, as_json)

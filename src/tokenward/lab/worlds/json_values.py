@@ -65,6 +65,16 @@ def json_object(given: object, where: str) -> dict[str, Any]:
     return given
 
 
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON reader's pairs; a key that stands twice is refused, as one of its values would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"key {key!r} stands twice in one object")
+        found[key] = value
+    return found
+
+
 def known_keys(found: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     """Refuse any other key, with the nearest one."""
     for key in found:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.lab.worlds.json_values import json_object, known_keys, law, number, short, vector, whole
+from tokenward.lab.worlds.json_values import distinct_keys, json_object, known_keys, law, number, short, vector, whole
 from tokenward.lab.worlds.tree import Tree, grow
 from tokenward.lab.worlds.world import Optimizer, Prompt, Samples, World
 from tokenward.lab.worlds.world_labels import parse_labels, parse_pairs
@@ -36,7 +36,9 @@ def read_world(path: str | Path) -> World:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"world {path}: cannot be read as UTF-8 text: {error}") from None
     try:
-        given = json.loads(text)
+        given = json.loads(text, object_pairs_hook=distinct_keys)
+    except InputError as error:
+        raise InputError(f"world {path}: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"world {path}: not JSON: {error}") from None
     return parse_world(given, name=str(path))
