@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
+from tokenward.objective.updates import ConstrainedStep
 from tokenward.recipes import build
 from tokenward.train.config import RunConfig
 
@@ -50,7 +51,7 @@ def jsonl(path: Path, lines: list[dict[str, object]]) -> str:
 def files(folder: Path, recipe: str, *, count: int = 24) -> dict[str, object]:
     """The settings that a recipe cannot do without, and the files they name."""
     made = build(recipe)
-    (kind,) = [stream.kind for stream in made.streams]
+    kind = made.streams[0].kind
     model = folder / "base"
     if not model.exists():
         tiny.saved(model)
@@ -62,6 +63,8 @@ def files(folder: Path, recipe: str, *, count: int = 24) -> dict[str, object]:
     if kind == "rollouts":
         (folder / "reward.py").write_text(REWARD, encoding="utf-8")
         found |= {"max_new_tokens": 8, "rollout_rows": 8, "mini_rows": 4, "epochs": 2}
+        if isinstance(made.update, ConstrainedStep):  # the whole batch at once, and no head on the policy
+            found |= {"critic": "own", "mini_rows": None, "epochs": 1}
         if "score" in made.needs:
             found["reward"] = f"{folder / 'reward.py'}:evens"
     if "guide_logp" in made.needs:

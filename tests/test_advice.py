@@ -23,11 +23,12 @@ from tokenward.cli import main
 from tokenward.errors import InputError
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.world import default_world
-from tokenward.objective import advice_given, advice_policy, links
+from tokenward.objective import advice_given, advice_groups, advice_policy, links
 from tokenward.objective.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.advice import Advice, Facts, advise, errors
+from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import kl_terms
-from tokenward.objective.links import Clipped, Difference, Identity, ScoreFunction
+from tokenward.objective.links import Clipped, Difference, Identity, Ratio, ScoreFunction
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.rewards import Outcome
 from tokenward.objective.statement import Check
@@ -63,8 +64,9 @@ def bare(link: links.Link, *, streams: tuple[Stream, ...]) -> Recipe:
     return Recipe("bare", (), streams, (term,))
 
 
-def clipped(anchor: str, *, streams: tuple[Stream, ...] = ROLLOUTS) -> Recipe:
-    term = TokenTerm("policy", score=LogRatio(anchor), link=Clipped(), target=Advantage())  # type: ignore[arg-type]
+def clipped(anchor: str | None, *, streams: tuple[Stream, ...] = ROLLOUTS, link: links.Link | None = None) -> Recipe:
+    score = LogRatio(anchor)  # type: ignore[arg-type]
+    term = TokenTerm("policy", score=score, link=link or Clipped(), target=Advantage())
     return Recipe("clipped", ("schulman2017ppo",), streams, (term,), steps=(Outcome(), SequenceReturn()))
 
 
@@ -160,6 +162,14 @@ CASES: list[Case] = [
         (clipped("old_logp", streams=(Stream("scores"),)), UNKNOWN),
         (build("ppo"), UNKNOWN),
     ),
+    (
+        "policy: Capped without its anchor",
+        "error",
+        (clipped("ref_logp", link=Capped()), UNKNOWN),
+        (clipped("old_logp", link=Capped()), UNKNOWN),
+    ),
+    ("policy: Ratio without its anchor", "error", (clipped(None, link=Ratio()), UNKNOWN), (build("cispo"), UNKNOWN)),
+    ("policy: Clipped of another law", "warning", (build("gspo", ratio="token"), KEPT), (build("gspo"), UNKNOWN)),
     ("policy: Clipped of another law", "warning", (build("ppo"), KEPT), (build("rloo"), KEPT)),
     ("GroupBaseline", "error", (centered(1, GroupBaseline()), UNKNOWN), (centered(2, GroupBaseline()), UNKNOWN)),
     (
@@ -169,6 +179,22 @@ CASES: list[Case] = [
         (build("grpo", kl="reward"), Facts(group=2)),
     ),
     ("bda", "error", (build("bda", direction="forward"), Facts(group=1)), (build("ra"), Facts(group=1))),
+    (
+        "kl_k2: sequence_mean",
+        "note",
+        (build("reinforce_pp_baseline"), UNKNOWN),
+        (build("reinforce_pp_baseline", aggregation="token_mean"), UNKNOWN),
+    ),
+    (
+        "kl_exact: sequence_mean",
+        "note",
+        (build("gspo", kl="exact", beta_kl=0.1), Facts(lengths="ragged")),
+        (build("gspo", kl="exact", beta_kl=0.1), EVEN),
+    ),
+    ("kl_k3: sequence_mean", "note", (build("grpo"), UNKNOWN), (build("grpo", kl="reward"), UNKNOWN)),
+    ("Whiten of one prompt", "note", (build("ppo"), Facts(prompts=1)), (build("ppo"), Facts(prompts=2))),
+    ("Whiten of one prompt", "note", (build("reinforce_pp"), Facts(prompts=1)), (build("reinforce"), Facts(prompts=1))),
+    ("Overlong out of reach", "note", (build("dapo"), Facts(longest=16384)), (build("dapo"), Facts(longest=16385))),
     ("Guide with clip", "note", (build("rto", guide_clip=0.1), UNKNOWN), (build("rto"), UNKNOWN)),
     ("GAE with γ ≠ 1", "note", (build("ppo", gamma=0.9), UNKNOWN), (build("ppo", lam=0.9), UNKNOWN)),
 ]
@@ -182,7 +208,9 @@ def test_each_statement_is_made_of_what_it_speaks_of_and_of_nothing_else(
     assert part not in known(*clean)
 
 
-@pytest.mark.parametrize("check", [*advice_given.CHECKS, *advice_policy.CHECKS], ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", [*advice_given.CHECKS, *advice_policy.CHECKS, *advice_groups.CHECKS], ids=lambda check: check.__name__
+)
 def test_every_statement_there_is_has_a_case(check: Check) -> None:
     said = {
         re.sub(r"[0-9.]+", "#", one.text)[:40] for _, _, (recipe, facts), _ in CASES for one in check(recipe, facts)
@@ -448,6 +476,20 @@ def test_a_discount_moves_the_fixed_point_on_sequences() -> None:
         law = solve(build("ppo", beta_kl=TAU, gamma=gamma), world).law
         apart = max(tv(law[x], plain.gibbs(world.ref[x], world.reward[x], TAU)) for x in range(2))
         assert (apart < 1e-7) if near else (apart > 0.02)
+
+
+def test_a_kl_divided_by_the_length_rests_elsewhere_often_at_longer_answers() -> None:
+    world = default_world()
+    length = world.tree.length.double()
+    longer = {}
+    for beta in (0.3, 1.0):
+        found = [
+            solve(build("rloo", kl="loss_k2", beta_kl=beta, aggregation=aggregation), world).law
+            for aggregation in ("token_sum", "sequence_mean")
+        ]
+        assert tv(found[0][0], found[1][0]) > 2e-3
+        longer[beta] = bool((found[1] @ length > found[0] @ length).all())
+    assert longer == {0.3: True, 1.0: False}  # often, not always
 
 
 def rows_of(scores: torch.Tensor) -> Batch:

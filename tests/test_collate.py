@@ -122,9 +122,9 @@ def test_a_prompt_that_comes_twice_makes_two_groups():
 
 def test_all_pairs_of_a_group_the_better_one_first():
     groups = [[rollout(0, score=s) for s in (1.0, 2.0, 1.0)], [rollout(1, score=0.0)]]
-    assert rollouts_batch(groups, pad_id=PAD, pairs="all").pairs.tolist() == [[1, 0], [0, 2], [1, 2]]
-    assert rollouts_batch([[rollout(0)] * 2], pad_id=PAD, pairs="all").pairs.tolist() == [[0, 1]]
-    assert rollouts_batch([[rollout(0)]], pad_id=PAD, pairs="all").pairs.shape == (0, 2)
+    assert rollouts_batch(groups, pad_id=PAD, compared={(0, 0)}).pairs.tolist() == [[1, 0], [0, 2], [1, 2]]
+    assert rollouts_batch([[rollout(0)] * 2], pad_id=PAD, compared={(0, 0)}).pairs.tolist() == [[0, 1]]
+    assert rollouts_batch([[rollout(0)]], pad_id=PAD, compared={(0, 0)}).pairs.shape == (0, 2)
 
 
 def test_an_empty_batch_is_refused():

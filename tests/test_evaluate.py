@@ -124,7 +124,7 @@ def test_samples_give_reward_parts_kl_and_length():
         == found["length"]
         == estimate([float(len(r.response_tokens)) for r in texts], clusters=[r.prompt_id for r in texts])
     )
-    assert found["first"].mean == pytest.approx(sum(r.response_tokens[0] for r in texts) / 12)
+    assert found["reward/first"].mean == pytest.approx(sum(r.response_tokens[0] for r in texts) / 12)
     assert 0 < found["cut"].mean == sum(r.finish == "length" for r in texts) / 12 < 1
     assert (found["kl"].count, found["kl"].clusters) == (12, 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -33,7 +34,11 @@ def test_stories_sentiment(shared: Path, tmp_path: Path) -> None:
     model, lexicon = shared / "models" / "stories260K", shared / "data" / "sentiment" / "vader_lexicon.zip"
     small = {"SAMPLES": "2", "UPDATES": "3", "HELDOUT": "5"}
     printed = run("stories_sentiment.sh", str(model), str(stories), str(lexicon), str(tmp_path / "out"), **small)
-    assert len(re.findall(r"^reward +-?\d\.\d+ ± \d\.\d+$", printed, re.MULTILINE)) == 3
+    number = r"-?\d\.\d{3} ± \d\.\d{3}"
+    for name in ("before", "dpo", "ppo", "rto"):
+        assert re.search(rf"^{name} +{number} +{number} ", printed, re.MULTILINE), printed
+    assert re.search(rf"^rto − ppo: reward {number}$", printed, re.MULTILINE)
+    assert "completions scored for training: dpo 90, ppo and rto 96 each" in printed
     assert (tmp_path / "out" / "rto" / "model" / "model.safetensors").is_file()
     assert "<script src" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -47,3 +52,15 @@ def test_helpful_pairs(shared: Path, tmp_path: Path) -> None:
     assert before == "0.500"  # the model is its own reference: every margin is a tie
     assert after != before
     assert re.findall(r"^longer_wins +0\.\d+", printed, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_gsm8k_answers(shared: Path, tmp_path: Path) -> None:
+    source, prompts = shared / "data" / "gsm8k" / "test.jsonl", tmp_path / "prompts.jsonl"
+    command = [sys.executable, str(ROOT / "examples" / "gsm8k_answers.py"), str(source), str(prompts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "1319 solutions, 100.00% of the answers parse; not read: none",
+        "score of the reference solutions 1.0000, with another number 0.0000",
+    ]
+    assert set(json.loads(prompts.read_text(encoding="utf-8").splitlines()[0])) == {"prompt", "answer"}

@@ -29,7 +29,9 @@ RECIPES = {
     "ipo": {"ref": "cached", "order": "file"},
     "kto": {},
     "rto": {"mini_rows": 4, "epochs": 2, "critic": "own"},  # 4 updates a batch: most checkpoints lie within one
+    "ppo_max": {"mini_rows": 4, "epochs": 2, "critic_warmup": 3},  # running statistics; a critic that learns first
     "grpo": {"mini_rows": 4, "epochs": 2, "lora_rank": 2},
+    "nash_md": {"mini_rows": 4, "epochs": 2, "lora_rank": 2},  # two samplers, of the policy and of a mixture
 }
 
 

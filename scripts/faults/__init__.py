@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from faults.core import CORE
+from faults.environments import ENVIRONMENTS
 from faults.fault import Fault
+from faults.trust import TRUST
 
-FAULTS: list[Fault] = [*CORE]
+FAULTS: list[Fault] = [*CORE, *ENVIRONMENTS, *TRUST]

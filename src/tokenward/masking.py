@@ -48,3 +48,17 @@ def last(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
 def at(x: Float[Tensor, "B T"], index: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     """x[b, index[b]]."""
     return x.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
+def spans(mask: Bool[Tensor, "B T"], ends: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The number of each trainable token's span within its row; a new one begins behind a token that ends one.
+
+    It begins behind tokens that are not trainable, too. Those have the number of the span before them.
+
+    >>> mask = torch.tensor([[False, True, True, True, True, False, True]])
+    >>> spans(mask, torch.tensor([[True, False, True, False, False, False, False]]))
+    tensor([[0, 0, 0, 1, 1, 1, 2]])
+    """
+    goes_on = torch.zeros_like(mask)
+    goes_on[:, 1:] = (mask & ~ends)[:, :-1]
+    return (mask & ~goes_on).cumsum(-1).sub(1).clamp(min=0)

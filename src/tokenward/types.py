@@ -7,6 +7,7 @@ A missing number is an absent field (None), never 0. Rows are padded on the righ
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar
 
@@ -23,7 +24,7 @@ STOP, LENGTH = 1, 0  # `finish`: ended by its end token, or cut at the limit
 _SHAPES: dict[str, str] = {
     **dict.fromkeys(("tokens", "mask", "reward", "segment", "sampler_logp"), "B T"),
     **dict.fromkeys(("logp", "old_logp", "ref_logp", "guide_logp", "guide_ref_logp", "value", "old_value"), "B T"),
-    **dict.fromkeys(("entropy", "kl_ref", "advantage", "returns"), "B T"),
+    **dict.fromkeys(("entropy", "kl_ref", "kl_old", "kl_of_old", "advantage", "returns"), "B T"),
     **dict.fromkeys(("length", "group", "weight", "score", "label", "origin", "finish", "version"), "B"),
     **dict.fromkeys(("normalizer", "group_size", "model_score", "point"), "B"),
     "pairs": "P 2",
@@ -39,7 +40,8 @@ class Rollout:
     `logp[i]` is the log-probability of `response_tokens[i]` under the law it was really drawn from (temperature and
     kept set included). `trainable[i]` is False for tokens the model did not write. `finish` is "stop" when the end
     token was drawn. `version` counts the weight pushes the sampler had received. `parts` are named shares of `score`.
-    `rewards[i]` is given at response token i (an environment's or a step's), besides the score; absent: none.
+    `rewards[i]` is given at response token i (an environment's or a step's), besides the score; absent: none. `stream`
+    is the number of the recipe's stream that asked for it.
     """
 
     prompt_id: int
@@ -52,6 +54,7 @@ class Rollout:
     score: float | None = None
     parts: dict[str, float] | None = None
     rewards: tuple[float, ...] | None = None
+    stream: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.response_tokens)
@@ -62,6 +65,13 @@ class Rollout:
             )
         if self.rewards is not None and len(self.rewards) != n:
             raise InputError(f"Rollout: {n} response tokens and {len(self.rewards)} rewards; give one per token")
+
+    @property
+    def total(self) -> float | None:
+        """The score and all token rewards; None where there is neither."""
+        if self.rewards is None:
+            return self.score
+        return (self.score or 0.0) + math.fsum(self.rewards)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ class TokenStats:
     `logp` (with gradient, like `value`) policy · `old_logp`, `old_value` the same when the batch was made · `ref_logp`
     reference · `guide_logp`, `guide_ref_logp` RTO's guide and its reference · `value[t]` = V(state before token t); a
     prompt's value is `value` at its first trainable position · `model_score [B]` a reward model's head after the last
-    token · `entropy` of π at the state · `kl_ref` = KL(π‖π_ref) at the state, over the whole vocabulary.
+    token · `entropy` of π at the state · over the whole vocabulary of the state: `kl_ref` = KL(π‖π_ref), `kl_old` =
+    KL(π‖π_old), `kl_of_old` = KL(π_old‖π).
     """
 
     logp: Float[Tensor, "B T"] | None = None
@@ -127,6 +138,8 @@ class TokenStats:
     model_score: Float[Tensor, " B"] | None = None
     entropy: Float[Tensor, "B T"] | None = None
     kl_ref: Float[Tensor, "B T"] | None = None
+    kl_old: Float[Tensor, "B T"] | None = None
+    kl_of_old: Float[Tensor, "B T"] | None = None
 
     def __post_init__(self) -> None:
         check_shapes(self)
@@ -172,6 +185,19 @@ def stream_weight(batch: Batch, stream: int) -> Float[Tensor, " B"]:
     if batch.origin is None:
         return batch.weight if stream == 0 else torch.zeros_like(batch.weight)
     return torch.where(batch.origin == stream, batch.weight, torch.zeros_like(batch.weight))
+
+
+def pair_share(batch: Batch, streams: tuple[int, int]) -> Float[Tensor, " P"]:
+    """The weight of the pairs between two streams (of one, where both are the same), 0 for all others."""
+    if batch.pairs is None:
+        raise InputError("Batch: pairs are absent: nothing is compared")
+    weight = batch.pair_weight
+    if weight is None:
+        weight = torch.ones(len(batch.pairs), dtype=batch.weight.dtype, device=batch.weight.device)
+    origin = torch.zeros_like(batch.group) if batch.origin is None else batch.origin
+    ends = origin[batch.pairs].sort(-1).values
+    here = (ends[:, 0] == min(streams)) & (ends[:, 1] == max(streams))
+    return torch.where(here, weight, torch.zeros_like(weight))
 
 
 def check_shapes(record: Batch | TokenStats | Signal) -> None:

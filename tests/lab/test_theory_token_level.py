@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,8 +19,7 @@ from tokenward.lab.optima import exact
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.policy import Models, batch_of, policy_with, stats_of
 from tokenward.lab.solving.solve import solve
-from tokenward.masking import keep, last, row_sum
-from tokenward.objective.rewards import Guide
+from tokenward.masking import keep
 from tokenward.recipes import build
 from tokenward.types import Batch, TokenStats
 
@@ -162,44 +160,10 @@ def test_a6_the_likeliest_sequence_maximizes_reward_plus_log_reference_not_rewar
 # --------------------------------------------------------------------------------------------------- (b) RTO
 
 B1, B2 = 0.3, 0.5  # β_guide, β_kl
-DELIMITER = 0  # the token that ends a sentence
 
 
-@dataclass(frozen=True)
-class Placed:
-    """RTO's guide reward at other tokens: at the end of each sentence, all at the end, or taken back at the end."""
-
-    where: str
-    coef: float = B1
-    clip: float = np.inf
-    needs: ClassVar[frozenset[str]] = frozenset({"guide_logp", "guide_ref_logp"})
-    reads: ClassVar[frozenset[str]] = frozenset({"reward"})
-    makes: ClassVar[frozenset[str]] = frozenset({"reward"})
-
-    def __call__(self, batch: Batch, stats: TokenStats, signal):
-        reward = (self.coef * (stats.guide_logp - stats.guide_ref_logp)).clamp(-self.clip, self.clip)
-        reward = keep(reward, batch.mask)
-        at_end = torch.arange(batch.mask.shape[1]) == last(batch.mask)[:, None]
-        total = row_sum(reward, batch.mask)[:, None]
-        if self.where == "end":
-            reward = torch.where(at_end, total, 0.0)
-        elif self.where == "taken back":
-            reward = reward - torch.where(at_end, total, 0.0)
-        elif self.where == "sentence":
-            stops = (batch.tokens == DELIMITER) | at_end
-            held, placed = torch.zeros_like(total[:, 0]), torch.zeros_like(reward)
-            for t in range(reward.shape[1]):
-                held = held + reward[:, t]
-                placed[:, t] = torch.where(stops[:, t], held, 0.0)
-                held = torch.where(stops[:, t], 0.0, held)
-            reward = keep(placed, batch.mask)
-        return replace(signal, reward=signal.reward + reward)
-
-
-def rto(where="token", *, lam=0.95, clip=np.inf):
-    recipe = build("rto", beta_guide=B1, beta_kl=B2, lam=lam)
-    steps = (Placed(where, clip=clip) if isinstance(step, Guide) else step for step in recipe.steps)
-    return recipe if where == "token" and clip == np.inf else replace(recipe, steps=tuple(steps))
+def rto(where="token", *, lam=0.95, clip=None):
+    return build("rto", beta_guide=B1, beta_kl=B2, lam=lam, placement=where, guide_clip=clip)
 
 
 @pytest.fixture
@@ -233,14 +197,14 @@ def ppo_law(world):
 @pytest.mark.parametrize("where", ["token", "sentence", "end"])
 def test_b1_every_placement_has_rtos_optimum(world, where):
     assert np.abs(optimum(rto(where), world) - rto_law(world)).max() < 1e-8
-    if where == "token":
-        prediction = predict(rto(), world, guide=guides(world))
-        assert prediction.target == "extrapolated"
-        assert np.abs(prediction.law.numpy() - rto_law(world)).max() < 1e-12
+    prediction = predict(rto(where), world, guide=guides(world))
+    assert prediction.target == "extrapolated" and not prediction.shares
+    assert np.abs(prediction.law.numpy() - rto_law(world)).max() < 1e-12
 
 
 def test_b1_what_is_taken_back_at_the_end_leaves_ppos_optimum(world):
-    assert np.abs(optimum(rto("taken back"), world) - ppo_law(world)).max() < 1e-8
+    assert np.abs(optimum(rto("residual"), world) - ppo_law(world)).max() < 1e-8
+    assert predict(rto("residual"), world, guide=guides(world)).target == "boltzmann"
     assert max(tv(a, b) for a, b in zip(rto_law(world), ppo_law(world), strict=True)) > 0.05
 
 
@@ -275,7 +239,7 @@ def test_b2_expected_gradients_do_not_see_the_placement_with_lambda_one(world):
         )
         assert float((token - sentence).abs().max()) < 1e-12
         assert float((token - end).abs().max()) < 1e-12
-        taken = gradient(unwhitened(rto("taken back", lam=1.0)), world, critic=baseline)
+        taken = gradient(unwhitened(rto("residual", lam=1.0)), world, critic=baseline)
         ppo = gradient(unwhitened(build("ppo", beta_kl=B2, lam=1.0)), world, critic=baseline)
         assert float((taken - ppo).abs().max()) < 1e-12
         assert float((token - ppo).abs().max()) > 1e-3
@@ -293,14 +257,14 @@ def test_b2_exact_critics_make_advantages_equal_path_by_path(world, lam):
     assert float((token - sentence).abs().max()) < 1e-12
     assert float((token - end).abs().max()) < 1e-12
     ppo = build("ppo", beta_kl=B2, lam=lam)
-    assert float((advantage(rto("taken back", lam=lam)) - advantage(ppo)).abs().max()) < 1e-12
+    assert float((advantage(rto("residual", lam=lam)) - advantage(ppo)).abs().max()) < 1e-12
     assert float((token - advantage(ppo)).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("lam", [0.3, 1.0])
 def test_b2_taking_back_is_ppo_with_a_shifted_critic(world, lam):
     """GAE(r_RS, V) = GAE(r_PPO, V + Φ), Φ_t = β_guide Σ_{i<t} log π_guide/π_ref, for any V."""
-    taken, ppo = unwhitened(rto("taken back", lam=lam)), unwhitened(build("ppo", beta_kl=B2, lam=lam))
+    taken, ppo = unwhitened(rto("residual", lam=lam)), unwhitened(build("ppo", beta_kl=B2, lam=lam))
     batch, stats, _ = setting(taken, world)
     value = torch.tensor(np.random.default_rng(8).normal(size=tuple(stats.logp.shape)))
     step = keep(B1 * (stats.guide_logp - stats.guide_ref_logp), batch.mask)
@@ -330,7 +294,7 @@ def test_b4_a_clip_moves_the_optimum_unless_the_clipped_sum_is_taken_back(world)
         logs = zip(plain.token_logs(words, p.guide.numpy()), plain.token_logs(words, p.ref.numpy()), strict=True)
         total = [np.clip(B1 * (np.array(g) - np.array(r)), -clip, clip).sum() for g, r in logs]
         assert np.abs(clipped[x] - plain.gibbs(p.ref.numpy(), total + p.reward.numpy(), B2)).max() < 1e-8
-    assert np.abs(optimum(rto("taken back", clip=clip), world) - ppo_law(world)).max() < 1e-8
+    assert np.abs(optimum(rto("residual", clip=clip), world) - ppo_law(world)).max() < 1e-8
 
 
 def test_b5_the_reward_of_rto_token_by_token_on_a_batch_by_hand():

@@ -19,7 +19,8 @@ from tokenward.lab.worlds.world import default_world
 from tokenward.objective.rewards import Guide
 from tokenward.recipes import RECIPES, build
 
-ON_POLICY = ("reinforce", "rloo", "reinforce_pp", "ppo", "rto", "distill", "mirror_descent")
+CLIPPED = ("grpo", "reinforce_pp_baseline", "dr_grpo", "dapo", "gspo", "cispo")
+ON_POLICY = ("reinforce", "rloo", "reinforce_pp", "ppo", "rto", "distill", "mirror_descent", "trpo")
 SHAPES = {"bandit": (5, 1, None), "tree": (3, 3, None), "ragged": (3, 3, 2)}
 
 
@@ -41,7 +42,9 @@ def a_world(shape, **fields):
 
 TARGETS = {
     **dict.fromkeys(("dpo", "pra", "rda", "ra", "reinforce", "rloo", "ppo", "rebel", "mirror_descent"), "boltzmann"),
+    "trpo": "boltzmann",
     **dict.fromkeys(("bda", "bco"), "boltzmann"), "f_dpo": "f_divergence",
+    **dict.fromkeys(("dr_grpo", "dapo", "gspo", "cispo"), "boltzmann"), "reinforce_pp_baseline": None,
     **dict.fromkeys(("dpo_averaged", "ipo_averaged"), "length_power"),
     "ipo": "ipo", "rto": "extrapolated", "distill": "guide", "sft": "demonstrations",
     **dict.fromkeys(("grpo", "reinforce_pp", "slic", "kto", "una", "cdpo", "simpo", "reward_model")),
@@ -61,7 +64,7 @@ def test_a_predicted_target_is_reached(every, name):
 
 def test_scenarios_follow_access_and_only_boltzmann_is_shared(every):
     scenario = {name: one["scenario"] for name, one in every.items()}
-    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, "grpo", "bda"}
+    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, *CLIPPED, "bda"}
     assert {n for n, s in scenario.items() if s == "RA"} == {"ra", "una"}
     assert {n for n, s in scenario.items() if s == "RDA"} == {"rda", "rebel"}
     assert {n for n, s in scenario.items() if s is None} == {"sft"}
@@ -157,7 +160,7 @@ def test_mirror_descent_with_a_kl_in_the_loss_reaches_a_myopic_policy(kl):
         ("ppo", {"gamma": 0.9}, None),
         ("ppo", {"beta_kl": 0.0}, None),
         ("ppo", {"lam": 0.0}, "boltzmann"),
-        ("mirror_descent", {"ratio": "token"}, None),
+        ("mirror_descent", {"ratio": "token"}, "per_state"),
         ("mirror_descent", {"ratio": "token", "beta_kl": 0.4}, "boltzmann"),
         ("rebel", {"beta_kl": 0.4}, "boltzmann"),
         ("rto", {"beta_guide": 0.0}, "boltzmann"),

@@ -16,6 +16,7 @@ tokenward: align language models, and see token by token what was learned
 
   tokenward demo                        the whole story on the built-in world: a few minutes on two cores
   tokenward train RECIPE --model M --data D --out RUN_DIR
+  tokenward sweep FILE.yaml --out DIR   many runs of one file: methods, a grid, seeds; compared with intervals
   tokenward lab RECIPE… | --all         exact verification: predicted and reached optimum; --rate: how fast
   tokenward study NAME… | --all         claims, their checks and figures as pages
   tokenward recipes [NAME]              every method: axes, scenario, needs, citation
@@ -29,8 +30,9 @@ tokenward: align language models, and see token by token what was learned
 `tokenward COMMAND --help` tells the flags of a command, `tokenward --version` the version.
 """
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "demo": runs.demo, "train": runs.train, "lab": exact.lab, "study": exact.study, "recipes": exact.recipes,
-    "sample": texts.sample, "eval": texts.evaluate, "report": texts.report, "data": texts.data, "doctor": texts.doctor,
+    "demo": runs.demo, "train": runs.train, "sweep": runs.sweep, "lab": exact.lab, "study": exact.study,
+    "recipes": exact.recipes, "sample": texts.sample, "eval": texts.evaluate, "report": texts.report,
+    "data": texts.data, "doctor": texts.doctor,
 }  # fmt: skip
 
 

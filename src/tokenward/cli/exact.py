@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tokenward.cli.trained import TRAINED, trained
 from tokenward.cli.words import only, recipe_maker
 from tokenward.errors import InputError, nearest
 from tokenward.train.flags import keywords_help, read_words
@@ -26,12 +26,12 @@ the largest stable one, unless it is given; proximal recipes are counted in exac
 """
 STUDY_USAGE = """\
 tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/studies)
-tokenward study language-model [--out DIR] [--seed S] [--scale X]
+tokenward study language-model | ask-then-answer | calculator [--out DIR] [--seed S] [--scale X]
 
 Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
 claim does not hold. Of your world `shift`, `rate`, `connection` and `data-design` take tokens, prompts, references,
-rewards and τ: pairs, labels and samplers are their own subject. --all: the exact studies; `language-model` trains
-small models for minutes, and is named apart.
+rewards and τ: pairs, labels and samplers are their own subject. --all: the exact studies. Those of the second line
+train small models for minutes, and are named one by one; the same command goes on where it was interrupted.
 
 """
 
@@ -92,12 +92,12 @@ def study(words: list[str]) -> int:
         print(STUDY_USAGE, end="")
         print("\n".join(f"  {name:<15} {(make.__doc__ or '').splitlines()[0]}" for name, make in STUDIES.items()))
         return 0
-    if alone == ["language-model"]:
-        return _language_model(flags)
+    if len(alone) == 1 and alone[0] in TRAINED:
+        return trained(alone[0], flags)
     only(flags, ("all", "out", "world"), of="study")
     names = list(STUDIES) if "all" in flags else alone
     if not names or ("all" in flags and alone):
-        raise InputError(f"study takes --all or names: {', '.join([*STUDIES, 'language-model'])}")
+        raise InputError(f"study takes --all or names: {', '.join([*STUDIES, *TRAINED])}")
     from tokenward.report.study_page import write_index, write_study
     from tokenward.studies.run import run
 
@@ -118,26 +118,6 @@ def study(words: list[str]) -> int:
     if refused:
         raise InputError("\n".join(refused))
     return 1 if failed else 0
-
-
-def _language_model(flags: dict[str, str]) -> int:
-    """The study that trains: from the lab to a language model."""
-    from tokenward.report.study_page import write_study
-    from tokenward.studies.study import read
-    from tokenward.transfer.story import transfer
-
-    def train_all(*, out: str = "runs/studies", seed: int = 0, scale: float = 1.0) -> Path:
-        folder = Path(out) / "language-model"
-        transfer(out=str(folder), seed=seed, scale=scale)
-        return folder
-
-    work: Callable[..., Path] = train_all
-    folder = work(**arguments(work, flags, of="study language-model"))
-    found = read(folder / "data.jsonl")
-    print(f"language-model: {len(found.claims) - len(found.failed)} of {len(found.claims)} claims hold")
-    print("".join(f"  does not hold: {claim.text}\n" for claim in found.failed), end="")
-    print(write_study(folder))
-    return 1 if found.failed else 0
 
 
 def recipes(words: list[str]) -> int:

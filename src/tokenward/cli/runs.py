@@ -1,11 +1,11 @@
-"""Commands that train: `tokenward train`, `tokenward demo`."""
+"""Commands that train: `tokenward train`, `tokenward sweep`, `tokenward demo`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tokenward.cli.words import call, recipe_maker
+from tokenward.cli.words import call, only, recipe_maker
 from tokenward.errors import InputError
 from tokenward.train.flags import keywords_help, options_help, read_words
 from tokenward.train.settings import read_file, resolve
@@ -17,6 +17,19 @@ tokenward train --resume RUN_DIR                         go on with an interrupt
 
 RECIPE is a name that `tokenward recipes` lists, or file.py:function. Precedence: default < file < flag; the file's
 keys are the flags' names with underscores, and `recipe`.
+"""
+SWEEP_USAGE = """\
+tokenward sweep FILE.yaml --out DIR [--jobs N]
+
+Runs every method of FILE at every place of its grid with every seed, one process of one thread each, N at a time
+(absent: one per core), and measures each model on held-out prompts. Writes DIR/results.jsonl and DIR/index.html. The
+same command goes on where an earlier one stopped; exit 1 when a job failed. FILE holds:
+
+  settings: {model: M, data: D, reward: R, updates: 100}     what all share: flags of `tokenward train`
+  methods:  {ppo: {critic: own}, mine: {recipe: grpo, group: 8}}
+  grid:     {beta_kl: [0.05, 0.1]}                           every list multiplies, in a method too
+  seeds:    [0, 1, 2]
+  measure:  {data: HELDOUT, samples: 4}                      besides: reward, max_new_tokens, by (a column), seed
 """
 
 
@@ -57,6 +70,24 @@ def _told(result: Any) -> int:
     """Say where the model lies."""
     print(f"{result.updates} updates in {result.seconds:.0f} s: {result.model}")
     return 0
+
+
+def sweep(words: list[str]) -> int:
+    """tokenward sweep."""
+    alone, flags = read_words(words)
+    if "help" in flags:
+        print(SWEEP_USAGE, end="")
+        return 0
+    only(flags, ("out", "jobs"), of="sweep")
+    if len(alone) != 1 or "out" not in flags:
+        raise InputError("sweep takes one FILE.yaml and --out DIR")
+    if not flags.get("jobs", "1").isdigit():
+        raise InputError(f"jobs must be a whole number, got {flags['jobs']!r}")
+    from tokenward.sweep.run import sweep as work
+
+    swept = work(alone[0], out=flags["out"], jobs=int(flags["jobs"]) if "jobs" in flags else None)
+    print(swept)
+    return 1 if swept.failed else 0
 
 
 def demo(words: list[str]) -> int:

@@ -66,12 +66,12 @@ def _continued(encoder: Encoder, joint: Encoded, *, cut: int) -> tuple[int, ...]
     place = cut
     for token, (start, stop) in zip(joint.ids, joint.spans, strict=True):
         if token in encoder.control and start >= cut:
-            ids += [*_after_anchor(encoder, joint.text[place:start]), token]
+            ids += [*continuation(encoder, joint.text[place:start]), token]
             place = stop
-    return (*ids, *_after_anchor(encoder, joint.text[place:]))
+    return (*ids, *continuation(encoder, joint.text[place:]))
 
 
-def _after_anchor(encoder: Encoder, text: str) -> tuple[int, ...]:
+def continuation(encoder: Encoder, text: str) -> tuple[int, ...]:
     """Ids of a text as they are after other text: without the space that some tokenizers put before a text."""
     if not text:
         return ()

@@ -6,13 +6,13 @@ never by the value of an id: the end token may be the padding or the BOS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenward.data.tokenize import Labeled, Pair, Response, RowExample, Scored
@@ -80,12 +80,13 @@ def rows_batch(
 
 
 def rollouts_batch(
-    groups: Sequence[Sequence[Rollout]], *, pad_id: int, pairs: Literal["none", "all"] = "none"
+    groups: Sequence[Sequence[Rollout]], *, pad_id: int, compared: Collection[tuple[int, int]] = ()
 ) -> Batch:
-    """One row per rollout, whole groups one after another, with score, sampler_logp, finish and version.
+    """One row per rollout, whole groups one after another, with score, token rewards, sampler_logp, finish and version.
 
-    `group` is the prompt's id; a prompt that comes a second time gets a number above all ids. "all" makes a pair of
-    every two rows of a group, the one with the higher score first (of equal or absent scores: the earlier one).
+    `group` is the prompt's id; a prompt that comes a second time gets a number above all ids. `compared` names streams,
+    (0, 0) or (0, 1): every two rows of a group that are of such two are a pair, the one with the higher score first (of
+    equal or absent scores: the earlier one).
     """
     rollouts = [rollout for group in groups for rollout in group]
     _not_empty(rollouts)
@@ -104,9 +105,23 @@ def rollouts_batch(
         batch,
         score=_complete([r.score for r in rollouts], what="rollouts"),
         sampler_logp=sampler_logp,
+        reward=_token_rewards(rollouts, batch),
         version=torch.tensor([r.version for r in rollouts]),
-        pairs=_all_pairs(groups) if pairs == "all" else None,
+        origin=torch.tensor([r.stream for r in rollouts]) if any(r.stream for r in rollouts) else None,
+        pairs=_all_pairs(groups, compared) if compared else None,
     )
+
+
+def _token_rewards(rollouts: Sequence[Rollout], batch: Batch) -> Float[Tensor, "B T"] | None:
+    """The rewards given at tokens of the responses, 0 elsewhere; None where no rollout has any."""
+    if all(r.rewards is None for r in rollouts):
+        return None
+    reward = torch.zeros(batch.tokens.shape)
+    for row, r in enumerate(rollouts):
+        if r.rewards is not None:
+            start = len(r.prompt_tokens)
+            reward[row, start : start + len(r.rewards)] = torch.tensor(r.rewards)
+    return reward
 
 
 def split(batch: Batch, *, max_tokens: int, scope: Scope) -> list[Int[Tensor, " R"]]:
@@ -162,8 +177,8 @@ def _units(batch: Batch, scope: Scope) -> list[list[int]]:
 
 
 def _line(prompt: tuple[int, ...], response: Response, *, group: int) -> _Line:
-    n = len(response.tokens)
-    return _Line(prompt, response.tokens, (True,) * n, _FINISH[response.finish], group)
+    trainable = response.trainable or (True,) * len(response.tokens)
+    return _Line(prompt, response.tokens, trainable, _FINISH[response.finish], group)
 
 
 def _batch(lines: Sequence[_Line], *, pad_id: int) -> Batch:
@@ -175,14 +190,22 @@ def _batch(lines: Sequence[_Line], *, pad_id: int) -> Batch:
         start, end = len(line.prompt), int(length[row])
         tokens[row, :end] = torch.tensor(line.prompt + line.response, dtype=torch.long)
         mask[row, start:end] = torch.tensor(line.trainable, dtype=torch.bool)
+    several = any(not all(line.trainable) for line in lines)
     return Batch(
         tokens=tokens,
         length=length,
         mask=mask,
         group=torch.tensor([line.group for line in lines]),
         weight=torch.ones(len(lines)),
+        segment=_turns(mask) if several else None,
         finish=torch.tensor([line.finish for line in lines]),
     )
+
+
+def _turns(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The turn of each position, from 0: a new one begins at a trainable token after one that is not."""
+    begins = mask[:, 1:] & ~mask[:, :-1]
+    return torch.nn.functional.pad(begins.cumsum(-1) - 1, (1, 0)).clamp(min=0)
 
 
 def _probes(rows: Sequence[RowExample], *, max_tokens: int | None) -> list[_Line]:
@@ -197,7 +220,8 @@ def _probes(rows: Sequence[RowExample], *, max_tokens: int | None) -> list[_Line
         tokens = row.prompt.tokens
         other = next((o for o in others if o.prompt.tokens != tokens), others[0]).response
         room = len(other.tokens) if max_tokens is None else max_tokens - len(tokens)
-        cut = Response(other.tokens[:room], other.finish if room >= len(other.tokens) else "length")
+        whole = other.finish if room >= len(other.tokens) else "length"
+        cut = Response(other.tokens[:room], whole, other.trainable[:room] if other.trainable else None)
         lines.append(_line(tokens, cut, group=above + i))
     return lines
 
@@ -215,12 +239,17 @@ def _group_numbers(ids: list[int]) -> list[int]:
     return numbers
 
 
-def _all_pairs(groups: Iterable[Sequence[Rollout]]) -> Int[Tensor, "P 2"]:
+def _all_pairs(
+    groups: Iterable[Sequence[Rollout]], compared: Collection[tuple[int, int]]
+) -> Int[Tensor, "P 2"]:
+    wanted = {frozenset(streams) for streams in compared}
     found: list[tuple[int, int]] = []
     start = 0
     for group in groups:
         for i, j in combinations(range(len(group)), 2):
-            a, b = group[i].score, group[j].score
+            if {group[i].stream, group[j].stream} not in wanted:
+                continue
+            a, b = group[i].total, group[j].total
             swap = a is not None and b is not None and b > a
             found.append((start + j, start + i) if swap else (start + i, start + j))
         start += len(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, final
@@ -25,16 +26,29 @@ Text: TypeAlias = str | tuple[Message, ...]
 
 @final
 @dataclass(frozen=True)
+class Turns:
+    """A trajectory after its prompt: the assistant's turns with what an environment answered in between.
+
+    `tokens[i]` are the ids of turn i where they are known: those that were sampled, the end token included.
+    """
+
+    messages: tuple[Message, ...]
+    tokens: tuple[tuple[int, ...] | None, ...]
+
+
+@final
+@dataclass(frozen=True)
 class Row:
     """One row whose columns are right, not yet tokens.
 
-    `responses` holds none (prompts), one, or (chosen, rejected); prompt and responses are all text or all messages.
+    `responses` holds none (prompts), one, or (chosen, rejected); prompt and responses are all text or all messages,
+    or the responses are trajectories.
     `scores` belong to the responses · `target` = P(chosen is preferred) · `columns` are those of the file.
     """
 
     where: str
     prompt: Text
-    responses: tuple[Text, ...] = ()
+    responses: tuple[Text | Turns, ...] = ()
     label: bool | None = None
     scores: tuple[float, ...] | None = None
     target: float | None = None
@@ -77,6 +91,24 @@ def conversation(where: str, columns: dict[str, Any]) -> Row:
     return Row(where, prompt, (answer,), weight=_number(columns, "weight", least=0.0), columns=columns)
 
 
+def trajectory(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, turns; with a label or a score where the columns have one."""
+    row = Row(where, _text(columns, "prompt"), (_turns(columns, "turns"),), columns=columns)
+    label, score = columns.get("label"), _number(columns, "score")
+    if label is not None and not isinstance(label, bool):
+        raise BadRow("wrong type", f"label must be true or false, got {_shown(label)}")
+    scores = None if score is None else (score,)
+    return replace(row, label=label, scores=scores, weight=_number(columns, "weight", least=0.0))
+
+
+def trajectory_pair(where: str, columns: dict[str, Any]) -> Row:
+    """prompt, chosen_turns, rejected_turns."""
+    chosen, rejected = _turns(columns, "chosen_turns"), _turns(columns, "rejected_turns")
+    if chosen == rejected:
+        raise BadRow("identical chosen and rejected", "the two trajectories are the same")
+    return _pair(where, _text(columns, "prompt"), chosen, rejected, columns)
+
+
 def preference(where: str, columns: dict[str, Any]) -> Row:
     """prompt, chosen, rejected."""
     chosen, rejected = _text(columns, "chosen"), _text(columns, "rejected")
@@ -103,14 +135,17 @@ def implicit(where: str, columns: dict[str, Any]) -> Row:
     return _pair(where, start, best, worst, columns)
 
 
-def _pair(where: str, prompt: Text, chosen: Text, rejected: Text, columns: dict[str, Any]) -> Row:
+def _pair(where: str, prompt: Text, chosen: Text | Turns, rejected: Text | Turns, columns: dict[str, Any]) -> Row:
     better, worse = _number(columns, "score_chosen"), _number(columns, "score_rejected")
     if (better is None) != (worse is None):
         raise BadRow("missing column", "score_chosen and score_rejected: give both or neither")
     return Row(
         where,
         prompt,
-        (_not_empty(chosen, "chosen"), _not_empty(rejected, "rejected")),
+        tuple(
+            answer if isinstance(answer, Turns) else _not_empty(answer, name)
+            for name, answer in (("chosen", chosen), ("rejected", rejected))
+        ),
         scores=None if better is None or worse is None else (better, worse),
         target=_number(columns, "target", least=0.0, most=1.0),
         weight=_number(columns, "weight", least=0.0),
@@ -162,6 +197,31 @@ def _message(item: dict[str, Any], name: str) -> Message:
     if more := [key for key, value in item.items() if key not in ("role", "content") and value not in (None, [], "")]:
         raise BadRow("wrong type", f"{name} has {', '.join(more)}: a message holds role and content only")
     return Message(_unicode(item["role"], name), _unicode(item["content"], name))
+
+
+def _turns(columns: dict[str, Any], name: str) -> Turns:
+    """A list of turns that begins and ends with the assistant's; `tokens` beside `content` are its ids."""
+    items = columns[name]
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise BadRow("wrong type", f"{name} must be a list of turns, got {_shown(items)}")
+    ids = [_ids(item.get("tokens"), f"{name}[{place}].tokens") for place, item in enumerate(items)]
+    bare = [{key: value for key, value in item.items() if key != "tokens"} for item in items]
+    messages = tuple(_message(item, f"{name}[{place}]") for place, item in enumerate(bare))
+    spoken = [message.role == "assistant" for message in messages]
+    if not (spoken[0] and spoken[-1]) or any(not (a or b) for a, b in itertools.pairwise(spoken)):
+        raise BadRow("wrong type", f"{name} must begin and end with the assistant, one observation between two turns")
+    if any(a and b for a, b in itertools.pairwise(spoken)):
+        raise BadRow("wrong type", f"{name} has two turns of the assistant with no observation between them")
+    return Turns(messages, tuple(ids))
+
+
+def _ids(value: Any, name: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    good = isinstance(value, list) and value and all(type(token) is int and token >= 0 for token in value)
+    if not good:
+        raise BadRow("wrong type", f"{name} must be a list of token ids, got {_shown(value)}")
+    return tuple(value)
 
 
 def _cut_last(messages: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias, final
 from tokenward.data import boundary
 from tokenward.data.encode import Encoded, Encoder, names_control
 from tokenward.data.formats import Kind
-from tokenward.data.rows import Row, Text
+from tokenward.data.rows import Row, Text, Turns
 from tokenward.data.tally import BadRow, Tally
+from tokenward.data.turns import turns
 from tokenward.errors import InputError
 
 
@@ -29,10 +30,14 @@ class Prompt:
 @final
 @dataclass(frozen=True)
 class Response:
-    """An answer: ids, the end token included ("stop"), or cut at the limit and without it ("length")."""
+    """An answer: ids, the end token included ("stop"), or cut at the limit and without it ("length").
+
+    `trainable[i]` is False where an environment wrote token i; None: the answer wrote all of them.
+    """
 
     tokens: tuple[int, ...]
     finish: Literal["stop", "length"]
+    trainable: tuple[bool, ...] | None = None
 
 
 @final
@@ -129,7 +134,8 @@ def _example(row: Row, *, number: int, kind: Kind, encoder: Encoder, limits: Lim
     changes: list[Any] = []
     if tokens != encoded.ids:
         changes.append("prompt cut")
-    if any(names_control(encoder, text) for text in (row.prompt, *answers)):
+    told = [answer.messages if isinstance(answer, Turns) else answer for answer in answers]
+    if any(names_control(encoder, text) for text in (row.prompt, *told)):
         changes.append("special-token text read as text")
     if limits.max_tokens is not None and len(tokens) >= limits.max_tokens:
         raise BadRow(
@@ -145,13 +151,21 @@ def _example(row: Row, *, number: int, kind: Kind, encoder: Encoder, limits: Lim
 
 
 def _responses(
-    encoder: Encoder, answers: tuple[Text, ...], *, to: Text, after: Encoded, taken: int, limits: Limits
+    encoder: Encoder, answers: tuple[Text | Turns, ...], *, to: Text, after: Encoded, taken: int, limits: Limits
 ) -> tuple[list[Response], bool]:
     found, any_moved = [], False
+    room = None if limits.max_tokens is None else limits.max_tokens - taken
     for answer in answers:
-        ids, moved = boundary.response(encoder, answer, after=after, to=to)
+        if isinstance(answer, Turns):
+            ids, trainable, moved = turns(encoder, answer, after=after, to=to)
+            response = cut_response(ids, room=room)
+            ended = response.finish if ids[-1] == encoder.eos else "length"
+            response = Response(response.tokens, ended, trainable[: len(response.tokens)])
+        else:
+            ids, moved = boundary.response(encoder, answer, after=after, to=to)
+            response = cut_response(ids, room=room)
         any_moved |= moved
-        found.append(cut_response(ids, room=None if limits.max_tokens is None else limits.max_tokens - taken))
+        found.append(response)
     return found, any_moved
 
 

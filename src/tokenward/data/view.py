@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, final
 
 from transformers import PreTrainedTokenizerBase
@@ -120,11 +121,12 @@ class ShownRow:
         }
 
     def lines(self) -> list[str]:
-        """One line per token, a rule where the prompt ends and the response begins."""
+        """One line per token, a rule where the model begins to write and where it ends."""
         found = [f"{self.where}  {self.role}  {self.note}".rstrip(), "    at      id  mask  text"]
         for before, token in zip((None, *self.tokens), self.tokens, strict=False):
-            if before is not None and token.trained and not before.trained:
-                found.append("    " + "─" * 12 + " response " + "─" * 12)
+            if before is not None and token.trained != before.trained:
+                word = " response " if token.trained else " observation "
+                found.append("    " + "─" * 12 + word + "─" * 12)
             found.append(f"{token.position:6}  {token.id:6}  {int(token.trained):4}  {printable(token.text)}")
         return found
 
@@ -138,17 +140,27 @@ def show(data: Dataset, index: int) -> list[ShownRow]:
     roles = ("chosen", "rejected") if isinstance(example, Pair) else ("response",)
     return [
         ShownRow(
-            prompt.where, role, _note(example, response), show_tokens(data.encoder, prompt.tokens, response.tokens)
+            prompt.where,
+            role,
+            _note(example, response),
+            show_tokens(data.encoder, prompt.tokens, response.tokens, response.trainable),
         )
         for role, response in zip(roles, responses, strict=True)
     ]
 
 
-def show_tokens(encoder: Encoder, prompt: tuple[int, ...], response: tuple[int, ...]) -> tuple[ShownToken, ...]:
-    """Each token with the text it adds; control tokens by their names."""
+def show_tokens(
+    encoder: Encoder,
+    prompt: tuple[int, ...],
+    response: tuple[int, ...],
+    trainable: tuple[bool, ...] | None = None,
+) -> tuple[ShownToken, ...]:
+    """Each token with the text it adds; control tokens by their names. `trainable` of the response, absent: all."""
     ids = prompt + response
+    trained = (False,) * len(prompt) + (trainable or (True,) * len(response))
     texts = _added_texts(encoder.tokenizer, ids, control=encoder.control)
-    return tuple(ShownToken(t, i, t >= len(prompt), text) for t, (i, text) in enumerate(zip(ids, texts, strict=True)))
+    rows = zip(ids, trained, texts, strict=True)
+    return tuple(ShownToken(t, i, on, text) for t, (i, on, text) in enumerate(rows))
 
 
 def _added_texts(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...], *, control: frozenset[int]) -> list[str]:
@@ -188,4 +200,8 @@ def _note(example: Example, response: Response) -> str:
         for name in ("label", "score", "score_chosen", "score_rejected", "target", "weight")
     }
     words = [f"{name}={value}" for name, value in known.items() if value is not None]
+    if response.trainable is not None:
+        spoken = [wrote for wrote, _ in groupby(response.trainable)]
+        seen = response.trainable.count(False)
+        words.append(f"{spoken.count(True)} turns, {seen} tokens of observations")
     return "  ".join([*words, *(["cut at the limit, no end token"] if response.finish == "length" else [])])

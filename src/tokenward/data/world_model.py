@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
@@ -45,11 +46,16 @@ SFT_STAGES: tuple[Stage, ...] = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's vocabulary: one id per word, distinct <bos>, <eos>, <pad>, <unk>."""
+    """The tokenizer of the world's vocabulary."""
+    return word_tokenizer(vocabulary())
+
+
+def word_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer: one id per word, distinct <bos>, <eos>, <pad>, <unk>."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [PAD, BOS, EOS, UNK, *vocabulary()]
+    words = [PAD, BOS, EOS, UNK, *vocabulary]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(behavior="isolated")]

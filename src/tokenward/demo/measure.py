@@ -16,8 +16,8 @@ from tokenward.diagnose.evaluate import completions, preferences, sample
 from tokenward.diagnose.intervals import Area, Estimate, estimate
 from tokenward.models import load
 from tokenward.models.forward import Scorer
+from tokenward.rollout.rewards import FunctionReward, ModelReward, completion_text
 from tokenward.rollout.sampler import GenerateSampler, Law
-from tokenward.rollout.score import FunctionReward, ModelReward, completion_text
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import Best, best_of_n, kl_bound
 from tokenward.search.language import LanguageProblem, Text, rollout
@@ -48,7 +48,7 @@ class Samples:
         return {
             "reward": n["reward"].mean, "reward_se": n["reward"].se,
             "kl": n["kl"].mean, "kl_se": n["kl"].se,
-            "error_rate": n["errors"].mean, "error_rate_se": n["errors"].se,
+            "error_rate": n["reward/errors"].mean, "error_rate_se": n["reward/errors"].se,
             "length": n["length"].mean, "seconds": seconds,
         }  # fmt: skip
 

@@ -58,7 +58,7 @@ def _label(story: Stages, plan: Plan) -> None:
     """Pairs of SFT samples, labeled by Bradley–Terry draws on the true reward, and by a coin; held-out pairs too."""
     from tokenward.data import world_rows
     from tokenward.demo.measure import Bench
-    from tokenward.rollout.score import completion_text
+    from tokenward.rollout.rewards import completion_text
 
     start = time.monotonic()
     for source, target, prompts, seed in (

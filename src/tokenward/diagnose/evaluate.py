@@ -14,9 +14,9 @@ from tokenward.errors import InputError
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load
 from tokenward.models.forward import Scorer
+from tokenward.rollout.rewards import Reward
+from tokenward.rollout.rewards import judge as load_judge
 from tokenward.rollout.sampler import GenerateSampler, Law
-from tokenward.rollout.score import Reward
-from tokenward.rollout.score import reward as load_reward
 from tokenward.types import Batch, Rollout
 
 LOGP = frozenset({"logp"})
@@ -28,7 +28,7 @@ class Evaluation:
     """Named estimates; standard errors count the texts of one prompt as one cluster.
 
     Of pairs: `accuracy` share of pairs with margin > 0 (a tie counts ½) · `margin` (reward units) · `longer_wins` the
-    accuracy of "the longer answer is better", on the same pairs. Of prompts: `reward` and the reward's named parts ·
+    accuracy of "the longer answer is better", on the same pairs. Of prompts: `reward`, and `reward/…` its named parts ·
     `kl` Σ_t log π/π_ref on the model's own samples (nats) · `length` tokens, end token included · `cut` share of texts
     without an end token.
     """
@@ -57,6 +57,7 @@ def evaluate(
     data: str,
     ref: str | None = None,
     reward: str | None = None,
+    reward_timeout_s: float | None = None,
     beta: float = 0.1,
     samples: int = 1,
     max_new_tokens: int = 64,
@@ -72,6 +73,7 @@ def evaluate(
     Pairs need `ref` unless the model is a reward model; prompts need `ref` for the KL and `reward` for the reward.
     """
     tokenizer = load.tokenizer(model)
+    judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     scores = load.is_reward_model(model)
     policy = (load.reward_model if scores else load.policy)(model, dtype=dtype, device=device)
     context = max_tokens or policy.context
@@ -90,15 +92,8 @@ def evaluate(
         raise InputError(f"{data} holds {found.schema.kind}; eval reads pairs, or prompts that the model answers")
     if scores:
         raise InputError(f"{model} is a reward model and writes no texts: give --data with pairs")
-    sampler = GenerateSampler(
-        policy,
-        end_ids=load.end_ids(policy, tokenizer),
-        pad_id=pad,
-        max_new_tokens=max_new_tokens,
-        law=Law(temperature=temperature),
-        seed=seed,
-    )
-    judge = None if reward is None else load_reward(reward, tokenizer=tokenizer, dtype=dtype, device=device)
+    ends, law = load.end_ids(policy, tokenizer), Law(temperature=temperature)
+    sampler = GenerateSampler(policy, end_ids=ends, pad_id=pad, max_new_tokens=max_new_tokens, law=law, seed=seed)
     rollouts = sample(sampler, prompts, samples=samples, reward=judge)
     return completions(rollouts, policy=policy, reference=reference, pad_id=pad, temperature=temperature)
 
@@ -125,11 +120,11 @@ def completions(
         raise InputError("there is no completion to evaluate")
     owners = [r.prompt_id for r in rollouts]
     numbers: dict[str, Estimate] = {}
-    scores = [r.score for r in rollouts if r.score is not None]
+    scores = [total for r in rollouts if (total := r.total) is not None]
     if scores:
         numbers["reward"] = estimate(scores, clusters=owners)
     for name in sorted({part for r in rollouts for part in r.parts or {}}):
-        numbers[name] = estimate([(r.parts or {})[name] for r in rollouts], clusters=owners)
+        numbers[f"reward/{name}"] = estimate([(r.parts or {})[name] for r in rollouts], clusters=owners)
     if reference is not None:
         batch = rollouts_batch([[r] for r in rollouts], pad_id=pad_id)
         ratio = log_ratios(policy, reference, batch, temperature=temperature, micro_tokens=micro_tokens)

@@ -19,7 +19,8 @@ from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off, has_adapters
 from tokenward.types import Batch, TokenStats
 
-HEAD_FIELDS = ("logp", "entropy", "kl_ref")  # need the vocabulary
+HEAD_FIELDS = ("logp", "entropy", "kl_ref", "kl_old", "kl_of_old")  # need the vocabulary
+OLD_FIELDS = frozenset({"kl_old", "kl_of_old"})  # need the policy as it was
 VALUE_FIELDS = ("value", "model_score")  # need the value head
 CHUNK_FLOATS = 2**24  # largest head output held at once: 64 MiB in float32
 
@@ -110,17 +111,25 @@ class Scorer(nn.Module):
         return self.backbone(input_ids=batch.tokens[:, :width], use_cache=False).last_hidden_state
 
     def forward(
-        self, batch: Batch, *, fields: frozenset[str], temperature: float = 1.0, reference: Scorer | None = None
+        self,
+        batch: Batch,
+        *,
+        fields: frozenset[str],
+        temperature: float = 1.0,
+        reference: Scorer | None = None,
+        old: Scorer | None = None,
     ) -> TokenStats:
         """The named statistics of a batch, 0 outside its mask.
 
         logp[t] = log softmax(logits[t−1] / temperature)[token t] · entropy[t] = −Σ_v π log π ·
         kl_ref[t] = Σ_v π (log π − log π_ref), with `reference` another Scorer, or this one for its adapters switched
-        off; no gradient enters the reference · value[t] = value_head(hidden[t−1]) ·
+        off · kl_old[t] = Σ_v π (log π − log π_old), kl_of_old[t] = Σ_v π_old (log π_old − log π), with `old` another
+        Scorer, or this one for its own law of this moment (both 0; the Hessian of kl_of_old is the Fisher matrix); no
+        gradient enters reference or old · value[t] = value_head(hidden[t−1]) ·
         model_score[b] = value_head(hidden[length_b − 1]). A batch without trainable tokens gives zeros that are
         connected to every parameter used.
         """
-        self._check(fields, temperature, reference)
+        self._check(fields, temperature, reference, old)
         rows, columns = _trainable(batch)
         with self.autocast():
             hidden = self.hidden(batch)
@@ -128,12 +137,15 @@ class Scorer(nn.Module):
             parts: dict[str, Tensor] = {}
             wanted = tuple(name for name in HEAD_FIELDS if name in fields)
             if wanted:
-                ref_states = None
+                ref_states = old_states = None
                 if "kl_ref" in wanted and reference is not None:
                     with torch.no_grad(), self._other(reference):
                         ref_states = reference.hidden(batch)[rows, columns - 1]
-                head = self._head(wanted, temperature, reference)
-                pieces = self._chunked(head, states, batch.tokens[rows, columns], ref_states)
+                if old is not None and old is not self and fields & OLD_FIELDS:
+                    with torch.no_grad():
+                        old_states = old.hidden(batch)[rows, columns - 1]
+                head = self._head(wanted, temperature, reference, old)
+                pieces = self._chunked(head, states, batch.tokens[rows, columns], ref_states, old_states)
                 parts = dict(zip(wanted, pieces, strict=True))
             if "value" in fields:
                 parts["value"] = self._value(states)
@@ -143,7 +155,7 @@ class Scorer(nn.Module):
                 placed["model_score"] = self._value(hidden[every, (batch.length - 1).clamp(min=0)])
         return TokenStats(**placed)
 
-    def _check(self, fields: frozenset[str], temperature: float, reference: Scorer | None) -> None:
+    def _check(self, fields: frozenset[str], temperature: float, reference: Scorer | None, old: Scorer | None) -> None:
         unknown = fields - {*HEAD_FIELDS, *VALUE_FIELDS}
         if unknown or not fields:
             raise InputError(f"a model gives {', '.join(HEAD_FIELDS + VALUE_FIELDS)}; asked for {sorted(fields)}")
@@ -153,6 +165,8 @@ class Scorer(nn.Module):
             raise InputError(f"{sorted(fields & set(HEAD_FIELDS))} needs a language-model head; this model has none")
         if fields & set(VALUE_FIELDS) and self.value_head is None:
             raise InputError(f"{sorted(fields & set(VALUE_FIELDS))} needs a value head; this model has none")
+        if fields & OLD_FIELDS and (old is None or old.lm_head is None):
+            raise InputError(f"{sorted(fields & OLD_FIELDS)} needs the policy as it was, as a model; none is held")
         if "kl_ref" not in fields:
             return
         if reference is None or reference.lm_head is None:
@@ -170,9 +184,11 @@ class Scorer(nn.Module):
             return self.value_head(states.to(dtype)).squeeze(-1)
 
     def _head(
-        self, wanted: tuple[str, ...], temperature: float, reference: Scorer | None
+        self, wanted: tuple[str, ...], temperature: float, reference: Scorer | None, old: Scorer | None
     ) -> Callable[..., tuple[Tensor, ...]]:
-        def head(states: Tensor, targets: Tensor, ref_states: Tensor | None) -> tuple[Tensor, ...]:
+        def head(
+            states: Tensor, targets: Tensor, ref_states: Tensor | None, old_states: Tensor | None
+        ) -> tuple[Tensor, ...]:
             logits = self.logits(states) / temperature
             if wanted == ("logp",):  # no second [N V] buffer where one is enough
                 return (_pick(logits, targets) - logits.logsumexp(-1),)
@@ -185,6 +201,13 @@ class Scorer(nn.Module):
                     ref = (reference.logits(ref_states) / temperature).log_softmax(-1)
                 _same_vocabulary(law, ref)
                 out["kl_ref"] = (law.exp() * (law - ref)).sum(-1)
+            if old is not None and set(wanted) & OLD_FIELDS:
+                was = law.detach()
+                if old_states is not None:
+                    with torch.no_grad():
+                        was = (old.logits(old_states) / temperature).log_softmax(-1)
+                out["kl_old"] = (law.exp() * (law - was)).sum(-1)
+                out["kl_of_old"] = (was.exp() * (was - law)).sum(-1)
             return tuple(out[name] for name in wanted)
 
         return head
@@ -194,20 +217,23 @@ class Scorer(nn.Module):
         head: Callable[..., tuple[Tensor, ...]],
         states: Float[Tensor, "N D"],
         targets: Int[Tensor, " N"],
-        ref_states: Tensor | None,
+        *others: Tensor | None,
     ) -> list[Tensor]:
         """Run the head over chunks of rows; a single chunk is kept, several are computed again in backward."""
-        size = max(1, self.chunk_floats // max(1, self._vocabulary()))
+        size = max(1, self.chunk_floats // max(1, self.vocabulary))
         if len(states) <= size:  # an empty batch too: its graph must reach the head
-            return list(head(states, targets, ref_states))
-        refs = ref_states.split(size) if ref_states is not None else [None] * -(-len(states) // size)
+            return list(head(states, targets, *others))
+        number = -(-len(states) // size)
+        split = [[None] * number if other is None else other.split(size) for other in others]
         pieces = [
             checkpoint(head, *piece, use_reentrant=False) if torch.is_grad_enabled() else head(*piece)
-            for piece in zip(states.split(size), targets.split(size), refs, strict=True)
+            for piece in zip(states.split(size), targets.split(size), *split, strict=True)
         ]
         return [torch.cat(column) for column in zip(*pieces, strict=True)]
 
-    def _vocabulary(self) -> int:
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the head speaks about."""
         return int(self.config.vocab_size)
 
 

@@ -1,17 +1,19 @@
 """Who says what about a batch: the policy, its reference, the guide and the critic.
 
 The reference is a model (a frozen copy, or the policy with its adapters off) or a cache of log-probabilities.
+Where a recipe asks how far the policy has moved, `old` holds it as it was: only weights that train are stored twice.
 One temperature holds for all of them: it redefines the model, so that a policy equal to its reference has KL 0.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off
@@ -39,7 +41,8 @@ class Roles:
     """The models of a run, and the two questions asked of them: `frozen` (no gradient) and `current`.
 
     `critic` None: values come from the policy's own value head. `guide_ref` None: the reference. `policy_call` and
-    `critic_call` are what `current` runs: the modules themselves, or a data-parallel wrapper around them.
+    `critic_call` are what `current` runs: the modules themselves, or a data-parallel wrapper around them. `old` is the
+    policy when `remember` was last called (see `trailing`).
     """
 
     policy: Scorer
@@ -47,6 +50,7 @@ class Roles:
     reference: Reference | None = None
     guide: Scorer | None = None
     guide_ref: Reference | None = None
+    old: Scorer | None = None
     temperature: float = 1.0
     micro_tokens: int = 16384
     policy_call: Forward | None = field(default=None, repr=False)
@@ -83,11 +87,40 @@ class Roles:
         out: dict[str, Tensor] = {}
         if own:
             call: Forward = self.policy_call or self.policy
-            out |= present(call(batch, fields=own, temperature=self.temperature, reference=reference))
+            out |= present(call(batch, fields=own, temperature=self.temperature, reference=reference, old=self.old))
         if own != fields and self.critic is not None:
             critic: Forward = self.critic_call or self.critic
             out |= present(critic(batch, fields=frozenset({"value"}), temperature=1.0, reference=None))
         return TokenStats(**out)
+
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Make `old` the policy of this moment; nothing where no `old` is held."""
+        for _, mine, was in self._followed():
+            was.copy_(mine)
+
+    @torch.no_grad()
+    def go_back(self) -> None:
+        """Make the policy what it was when `remember` was last called, to the bit."""
+        for _, mine, was in self._followed():
+            mine.copy_(was)
+
+    def remembered(self) -> dict[str, Tensor]:
+        """The weights of `old` that the policy's may differ from, by name; empty where none is held."""
+        return {name: was.data for name, _, was in self._followed()}
+
+    @torch.no_grad()
+    def recall(self, weights: Mapping[str, Tensor]) -> None:
+        """Give `old` the weights that `remembered` gave; none: it stays as it is."""
+        for name, _, was in self._followed() if weights else []:
+            was.copy_(weights[name])
+
+    def _followed(self) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
+        """(name, the policy's, the old policy's) of every weight that trains."""
+        if self.old is None:
+            return []
+        both = zip(self.policy.named_parameters(), self.old.parameters(), strict=True)
+        return [(name, mine, was) for (name, mine), was in both if mine.requires_grad]
 
     def step0_gap(self, batch: Batch) -> float:
         """max |log π − log π_ref| over trainable tokens, in nats: the implicit reward before the first step."""
@@ -137,6 +170,12 @@ class Roles:
 
     def _score(self, who: Scorer, batch: Batch, fields: frozenset[str]) -> TokenStats:
         return score(who, batch, fields, temperature=self.temperature, micro_tokens=self.micro_tokens)
+
+
+def trailing(policy: Scorer) -> Scorer:
+    """The policy as it is, frozen: its trainable weights copied, all others shared (with LoRA: the adapters alone)."""
+    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    return copy.deepcopy(policy, memo=dict(shared)).requires_grad_(False)
 
 
 def frozen_copy(scorer: Scorer) -> Scorer:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.masking import at, first, keep, row_sum
+from tokenward.masking import at, first, keep, last, row_sum
 from tokenward.objective.fields import ask
 from tokenward.objective.groups import group_mean, group_size
 from tokenward.types import PROBE, Batch, Signal, TokenStats
@@ -52,6 +52,24 @@ class SequenceReturn:
 
 @final
 @dataclass(frozen=True)
+class LastToken:
+    """A_T = Σ_i r_i at the last trainable token T, A_t = 0 before it: only the end of a response is credited.
+
+    On responses of more than one token this is not the policy gradient of anything: no fixed point is known.
+    """
+
+    needs: ClassVar[frozenset[str]] = _NOTHING
+    reads: ClassVar[frozenset[str]] = frozenset({"reward"})
+    makes: ClassVar[frozenset[str]] = _ADVANTAGE
+
+    def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
+        total = row_sum(ask(signal, "reward", by=self), batch.mask)
+        at_end = torch.arange(batch.mask.shape[1], device=total.device) == last(batch.mask)[:, None]
+        return replace(signal, advantage=keep(total[:, None].expand(batch.mask.shape), batch.mask & at_end))
+
+
+@final
+@dataclass(frozen=True)
 class GAE:
     """A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t; returns = A + V. V after the last token is 0.
 
@@ -77,8 +95,10 @@ class GAE:
 class GroupBaseline:
     """A −= baseline of the row's group (the samples of one prompt), from the rows' total returns R_i.
 
-    "mean": R̄ (GRPO, Dr. GRPO). "leave_one_out": the mean of the others, (G R̄ − R_i)/(G − 1) (RLOO).
-    R̄ is weighted by row weight; G is `group_size`, or the number of rows. G = ∞ (the lab) makes the two one.
+    "mean": R̄ (GRPO, Dr. GRPO). "leave_one_out": the mean of the others, (G R̄ − R_i)/(G − 1) (RLOO), which is
+    G/(G − 1) times R_i − R̄. R̄ is weighted by row weight; G is `group_size`, or the number of rows. G = ∞ (the lab)
+    makes the two one. A prompt with a single answer has A = 0 by "mean", where verl leaves the raw reward, and is
+    refused by "leave_one_out". A KL in the reward is part of R_i; OpenRLHF adds it after the baseline.
     """
 
     kind: Literal["mean", "leave_one_out"] = "leave_one_out"
@@ -102,12 +122,15 @@ class GroupBaseline:
 @final
 @dataclass(frozen=True)
 class GroupScale:
-    """A /= std of the group's total rewards (population std); a group without spread gets exactly 0.
+    """A /= std + eps of the group's total rewards; a group without spread, or of one answer, gets exactly 0.
 
-    Makes the temperature of GRPO's target depend on the prompt (group size → ∞). Source: Shao et al. 2024, §4.1.2.
+    std "population" divides the squares by G, so |A| ≤ √(G−1); "unbiased" by G−1, as TRL, verl and OpenRLHF do, so
+    |A| ≤ (G−1)/√G. eps: TRL's; verl has 1e-6, OpenRLHF 1e-9. With a KL in the loss, the temperature depends on the
+    prompt (group size → ∞; derived here). Source: Shao et al. 2024, §4.1.2.
     """
 
     eps: float = 1e-4
+    std: Literal["population", "unbiased"] = "population"
     needs: ClassVar[frozenset[str]] = _NOTHING
     reads: ClassVar[frozenset[str]] = _ADVANTAGE
     makes: ClassVar[frozenset[str]] = _ADVANTAGE
@@ -117,7 +140,10 @@ class GroupScale:
         total = at(advantage, first(batch.mask))
         groups, mean = group_mean(total, batch)
         spread = (total - mean[groups]) ** 2
-        std = group_mean(spread, batch)[1].sqrt()[groups]
+        variance = group_mean(spread, batch)[1][groups]
+        if self.std == "unbiased":
+            variance = variance / (1 - 1 / group_size(batch, groups).to(total.dtype).clamp(min=2))
+        std = variance.sqrt()
         flat = std <= 1e-6 * (1 + total.abs())
         scaled = torch.where(flat[:, None], torch.zeros_like(advantage), advantage / (std + self.eps)[:, None])
         return replace(signal, advantage=keep(scaled, batch.mask))
@@ -128,7 +154,8 @@ class GroupScale:
 class Whiten:
     """A = (A − mean) / (std + eps) over all trainable tokens of the batch, weighted by row weight; population std.
 
-    scale "none" only centers. The scale is one positive number for the batch: it changes the step, not the fixed point.
+    OpenRLHF divides by √max(variance, 1e-8), verl by √(unbiased variance + 1e-8). scale "none" only centers. The scale
+    is one positive number for the batch: it changes the step, not the fixed point.
     """
 
     scale: Literal["std", "none"] = "std"

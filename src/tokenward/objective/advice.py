@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenward.objective import advice_given, advice_policy
+from tokenward.objective import advice_given, advice_groups, advice_policy, advice_reward, advice_trust
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.statement import Advice, Facts
 
@@ -23,8 +23,8 @@ def advise(recipe: Recipe, *, facts: Facts) -> tuple[Advice, ...]:
     >>> [(one.level, one.part) for one in advise(build("una"), facts=Facts())]
     [('warning', 'una: SquashedSquare without offset')]
     """
-    checks = (*advice_given.CHECKS, *advice_policy.CHECKS)
-    found = [one for check in checks for one in check(recipe, facts)]
+    books = (advice_given, advice_policy, advice_groups, advice_reward, advice_trust)
+    found = [one for book in books for check in book.CHECKS for one in check(recipe, facts)]
     return tuple(sorted(found, key=lambda one: _ORDER.index(one.level)))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, Whiten
+from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import K2, K3
-from tokenward.objective.links import Clipped, Difference, Identity
+from tokenward.objective.links import Clipped, Difference, Identity, Ratio
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.rewards import Guide, KLPenalty
+from tokenward.objective.sequence_ratio import SequenceRatio
 from tokenward.objective.statement import DERIVED, Advice, Check, Facts, anchored, linked, on_policy, part, pulls
 from tokenward.objective.terms import LogRatio, PairTerm, Statistic, TokenTerm
 
@@ -64,7 +66,7 @@ def _scale(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         return
     for step in recipe.steps:
         if isinstance(step, GroupScale):
-            bound = f"; with {facts.group} answers |A| ≤ {(facts.group - 1) ** 0.5:.3g}" if facts.group else ""
+            bound = f"; with {facts.group} answers |A| ≤ {_most(step, facts.group):.3g}" if facts.group else ""
             text = (
                 "advantages are divided by the group's std and the KL is not: as G → ∞ the temperature is β·std of "
                 f"each prompt, and a small β can collapse onto the best answer{bound}; leave it out, or take kl=reward"
@@ -76,6 +78,11 @@ def _scale(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
                 "kl=reward, which is divided along"
             )
             yield Advice("note", "Whiten", text, DERIVED)
+
+
+def _most(step: GroupScale, group: int) -> float:
+    """The largest |A| of a group: one answer apart from all others."""
+    return (group - 1) ** 0.5 if step.std == "population" else (group - 1) / group**0.5
 
 
 def _uneven(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
@@ -93,12 +100,13 @@ def _uneven(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
 
 def _clip(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
     for term in linked(recipe):
-        if not isinstance(term.link, Clipped):
+        if not isinstance(term.link, (Clipped, Ratio, Capped)):
             continue
-        anchor = term.score.anchor if isinstance(term.score, LogRatio) else None
+        old = isinstance(term.score, SequenceRatio)
+        anchor = "old_logp" if old else term.score.anchor if isinstance(term.score, LogRatio) else None
         if anchor != "old_logp" or not on_policy(recipe):
             text = (
-                "the ratio to clip is to the policy that wrote the answers; take LogRatio('old_logp') on a stream of "
+                "the ratio is to the policy that wrote the answers; take LogRatio('old_logp') on a stream of "
                 "rollouts"
             )
             yield Advice("error", f"{part(term)} without its anchor", text, "Schulman et al. 2017, Eq. 7")
@@ -111,9 +119,10 @@ def _clip(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
 
 
 def _single(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
-    group = facts.group or max(stream.group for stream in recipe.streams)
+    group = facts.group or recipe.streams[0].group
     wide = [type(step).__name__ for step in recipe.steps if isinstance(step, (GroupBaseline, GroupScale))]
-    wide += [term.name for term in recipe.terms if term.scope == "group"]
+    if all(stream.kind != "rollouts" for stream in recipe.streams[1:]):  # else it may read answers of another law
+        wide += [term.name for term in recipe.terms if term.scope == "group"]
     if wide and group < 2 and on_policy(recipe):
         text = "one answer to a prompt has none to be compared with: it teaches nothing; give --group 2 or more"
         yield Advice("error", " and ".join(wide), text, DERIVED)

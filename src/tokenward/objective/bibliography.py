@@ -30,6 +30,12 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
         "Biometrika 39",
     ),
+    "engstrom2020": (
+        "Engstrom, Logan and others",
+        2020,
+        "Implementation Matters in Deep Policy Gradients: A Case Study on PPO and TRPO",
+        "arXiv:2005.12729",
+    ),
     "ethayarajh2024kto": (
         "Ethayarajh, Kawin and others",
         2024,
@@ -42,11 +48,23 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "REBEL: Reinforcement Learning via Regressing Relative Rewards",
         "arXiv:2404.16767",
     ),
+    "guo2024oaif": (
+        "Guo, Shangmin and others",
+        2024,
+        "Direct Language Model Alignment from Online AI Feedback",
+        "arXiv:2402.04792",
+    ),
     "hu2025reinforcepp": (
         "Hu, Jian and others",
         2025,
         "REINFORCE++: Stabilizing Critic-Free Policy Optimization with Global Normalization",
         "arXiv:2501.03262",
+    ),
+    "jin2026drto": (
+        "Jin, Yeping and others",
+        2026,
+        "Distributionally Robust Token Optimization in RLHF",
+        "arXiv:2604.08577",
     ),
     "jung2024bco": (
         "Jung, Seungjae and others",
@@ -54,11 +72,29 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "Binary Classifier Optimization for Large Language Model Alignment",
         "arXiv:2404.04656",
     ),
+    "khatri2025scalerl": (
+        "Khatri, Devvrit and others",
+        2025,
+        "The Art of Scaling Reinforcement Learning Compute for LLMs",
+        "arXiv:2510.13786",
+    ),
     "lambert2024tulu": (
         "Lambert, Nathan and others",
         2024,
         "Tulu 3: Pushing Frontiers in Open Language Model Post-Training",
         "arXiv:2411.15124",
+    ),
+    "li2023remax": (
+        "Li, Ziniu and others",
+        2023,
+        "ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning Large Language Models",
+        "arXiv:2310.10505",
+    ),
+    "liu2025drgrpo": (
+        "Liu, Zichen and others",
+        2025,
+        "Understanding R1-Zero-Like Training: A Critical Perspective",
+        "arXiv:2503.20783",
     ),
     "meng2024simpo": (
         "Meng, Yu and Xia, Mengzhou and Chen, Danqi",
@@ -66,11 +102,23 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "SimPO: Simple Preference Optimization with a Reference-Free Reward",
         "arXiv:2405.14734",
     ),
+    "minimax2025m1": (
+        "MiniMax",
+        2025,
+        "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention",
+        "arXiv:2506.13585",
+    ),
     "mitchell2023cdpo": (
         "Mitchell, Eric",
         2023,
         "A Note on DPO with Noisy Preferences and Relationship to IPO",
         "note",
+    ),
+    "munos2023nash": (
+        "Munos, Rémi and others",
+        2023,
+        "Nash Learning from Human Feedback",
+        "arXiv:2312.00886",
     ),
     "ouyang2022": (
         "Ouyang, Long and others",
@@ -101,6 +149,12 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         2024,
         "Offline Regularised Reinforcement Learning for Large Language Models Alignment",
         "arXiv:2405.19107",
+    ),
+    "schulman2015trpo": (
+        "Schulman, John and others",
+        2015,
+        "Trust Region Policy Optimization",
+        "arXiv:1502.05477",
     ),
     "schulman2016gae": (
         "Schulman, John and others",
@@ -145,17 +199,53 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
         "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning",
         "Machine Learning 8",
     ),
+    "xie2024xpo": (
+        "Xie, Tengyang and others",
+        2024,
+        "Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for Sample-Efficient RLHF",
+        "arXiv:2405.21046",
+    ),
+    "ye2020dual": (
+        "Ye, Deheng and others",
+        2020,
+        "Mastering Complex Control in MOBA Games with Deep Reinforcement Learning",
+        "arXiv:1912.09729",
+    ),
+    "yu2025dapo": (
+        "Yu, Qiying and others",
+        2025,
+        "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+        "arXiv:2503.14476",
+    ),
     "zhao2023slic": (
         "Zhao, Yao and others",
         2023,
         "SLiC-HF: Sequence Likelihood Calibration with Human Feedback",
         "arXiv:2305.10425",
     ),
+    "zheng2023secrets": (
+        "Zheng, Rui and others",
+        2023,
+        "Secrets of RLHF in Large Language Models Part I: PPO",
+        "arXiv:2307.04964",
+    ),
+    "zheng2025gspo": (
+        "Zheng, Chujie and others",
+        2025,
+        "Group Sequence Policy Optimization",
+        "arXiv:2507.18071",
+    ),
     "zhong2024rto": (
         "Zhong, Han and others",
         2024,
         "DPO Meets PPO: Reinforced Token Optimization for RLHF",
         "arXiv:2404.18922",
+    ),
+    "ziegler2019": (
+        "Ziegler, Daniel M. and others",
+        2019,
+        "Fine-Tuning Language Models from Human Preferences",
+        "arXiv:1909.08593",
     ),
 }
 

@@ -17,19 +17,23 @@ GIVEN_BY: dict[str, str] = {
     "old_value": "give a critic with --critic",
     "model_score": "train a model with a reward head (tokenward train reward_model)",
     "kl_ref": "give a reference that is a model in the pass, with --ref adapter, copy or a directory",
+    "kl_old": "the policy as it was when the batch was made gives it",
     "entropy": "the policy's forward pass gives it",
-    "score": "give --reward (file.py:function or a reward model), or a score column in the data",
+    "score": "give --reward (file.py:function or a reward model) or --environment, or a score column in the data",
     "label": "give data with the columns prompt, completion, label",
     "pairs": "give data with the columns prompt, chosen, rejected",
     "pair_target": "give a target column: the probability that chosen is preferred",
     "sampler_logp": "the sampler gives it, and the lab for every sampler; a data file has none",
+    "segment": "give a tokenizer with tokens that end a sentence (--sentence-ends), or Batch.segment",
     "normalizer": "give β log Z of each prompt in Batch.normalizer, or take normalizer='learned'",
     "point": "add mismatched rows to the batch (origin PROBE), or pass Signal(point=…)",
     "advantage": "put an advantage step before it",
     "returns": "put advantages.GAE before it",
     "reward": "put a reward step before it",
 }
-TRAINED = frozenset({"logp", "value", "model_score", "entropy", "kl_ref"})  # what carries gradient
+TRAINED = frozenset({"logp", "value", "model_score", "entropy", "kl_ref", "kl_old"})  # what carries gradient
+
+POLICY_FIELDS = TRAINED - {"value", "model_score"}  # what moves the policy
 
 
 def ask(record: Batch | TokenStats | Signal, field: str, *, by: object) -> Tensor:

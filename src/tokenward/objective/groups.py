@@ -21,22 +21,25 @@ Drawn = Literal["ref_logp", "old_logp", "sampler_logp"]  # the law that wrote th
 _NOTHING: frozenset[str] = frozenset()
 
 
-def group_mean(x: Float[Tensor, " B"], batch: Batch) -> tuple[Int[Tensor, " B"], Float[Tensor, " G"]]:
-    """The dense group number of each row, and the weighted mean of x in each group."""
+def group_mean(
+    x: Float[Tensor, " B"], batch: Batch, *, stream: int = 0
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " G"]]:
+    """The dense group number of each row, and the weighted mean of x over each group's rows of the stream."""
     _, groups = torch.unique(batch.group, return_inverse=True)
     sums = torch.zeros(int(groups.max()) + 1, dtype=x.dtype, device=x.device)
-    weight = _row_weight(x, batch)
+    weight = _row_weight(x, batch, stream)
     total = sums.index_add(0, groups, weight).clamp(min=torch.finfo(x.dtype).tiny)
-    return groups, sums.index_add(0, groups, weight * x) / total
+    counted = torch.where(weight > 0, x, torch.zeros_like(x))
+    return groups, sums.index_add(0, groups, weight * counted) / total
 
 
-def group_log_mean_exp(x: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, " B"]:
-    """log of the weighted mean of exp x over the row's group, at every row of it."""
-    counted = torch.where(_row_weight(x, batch) > 0, x, -torch.inf)
+def group_log_mean_exp(x: Float[Tensor, " B"], batch: Batch, *, stream: int = 0) -> Float[Tensor, " B"]:
+    """log of the weighted mean of exp x over the group's rows of the stream, at every row of the group."""
+    counted = torch.where(_row_weight(x, batch, stream) > 0, x, -torch.inf)
     _, groups = torch.unique(batch.group, return_inverse=True)
     top = torch.full((int(groups.max()) + 1,), -torch.inf, dtype=x.dtype, device=x.device)
     top = top.scatter_reduce(0, groups, counted, "amax").clamp(min=torch.finfo(x.dtype).min)
-    _, mean = group_mean(torch.exp(counted - top[groups]), batch)
+    _, mean = group_mean(torch.exp(counted - top[groups]), batch, stream=stream)
     return (top + mean.log())[groups]
 
 
@@ -48,9 +51,9 @@ def group_size(batch: Batch, groups: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     return torch.bincount(groups, weights=counted)[groups].to(batch.weight.dtype)
 
 
-def _row_weight(x: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, " B"]:
+def _row_weight(x: Float[Tensor, " B"], batch: Batch, stream: int) -> Float[Tensor, " B"]:
     """The weight of each row, without gradient (the lab's weights may follow the policy)."""
-    return stream_weight(batch, 0).detach().to(x.dtype) * (count(batch.mask) > 0)
+    return stream_weight(batch, stream).detach().to(x.dtype) * (count(batch.mask) > 0)
 
 
 @final
@@ -76,11 +79,13 @@ class MeanReward:
 class MonteCarloNormalizer:
     """+β log of the group's mean of (π_ref/μ) exp(r/β): β log Z from k answers of μ.
 
+    `stream`: whose rows the mean is over; with answers of π_ref beside those of the policy it is A*-PO's V*.
     Its bias is −β Var(e^{r/β})/(2kZ²) + O(k⁻²) for μ = π_ref (derived here).
     """
 
     beta: float
     drawn: Drawn = "ref_logp"
+    stream: int = 0
     reads: ClassVar[frozenset[str]] = _NOTHING
     scope: ClassVar[Literal["group"]] = "group"
 
@@ -90,7 +95,7 @@ class MonteCarloNormalizer:
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
         tilt = ask(batch, "score", by=self) / self.beta + log_importance(batch, stats, drawn=self.drawn, by=self)
-        return self.beta * group_log_mean_exp(tilt, batch)
+        return self.beta * group_log_mean_exp(tilt, batch, stream=self.stream)
 
 
 @final

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from tokenward.errors import InputError
+
 
 @runtime_checkable
 class Link(Protocol):
@@ -190,19 +192,53 @@ class ScoreFunction:
 
 @final
 @dataclass(frozen=True)
+class Ratio:
+    """−A ϱ, ϱ = exp z, z = log π/π_old: the importance-weighted policy gradient, without a clip.
+
+    Source: Schulman et al. 2015 (there under a constraint). The exponent is cut at 20, where the gradient ends.
+
+    >>> Ratio()(torch.log(torch.tensor(1.5)), torch.tensor(2.0))
+    tensor(-3.)
+    """
+
+    def __call__(self, z: Tensor, target: Tensor) -> Tensor:
+        return -target * torch.exp(z.clamp(max=20.0))
+
+
+@final
+@dataclass(frozen=True)
 class Clipped:
     """max(−A ϱ, −A clip(ϱ, 1 − low, 1 + high)), ϱ = exp z, z = log π/π_old. Source: Schulman et al. 2017, Eq. 7.
 
+    `low`, `high` are distances from 1, not bounds. `dual` c > 1 bounds the loss where A < 0 by −c A: beyond ϱ = c a bad
+    token is pushed down no more (Ye et al. 2020). For A ≥ 0 it does nothing.
+
     >>> Clipped()(torch.log(torch.tensor(1.5)), torch.tensor(1.0))  # gain cut at 1.2
     tensor(-1.2000)
+    >>> Clipped(dual=3.0)(torch.log(torch.tensor(8.0)), torch.tensor(-1.0))  # loss cut at 3
+    tensor(3.)
     """
 
     low: float = 0.2
     high: float = 0.2
+    dual: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dual is not None and not self.dual > 1:
+            raise InputError(f"Clipped: dual is a bound on the ratio above 1, got {self.dual:g}; the usual one is 3")
 
     def __call__(self, z: Tensor, target: Tensor) -> Tensor:
         ratio = torch.exp(z.clamp(max=20.0))
-        return torch.maximum(-target * ratio, -target * ratio.clamp(1 - self.low, 1 + self.high))
+        loss = torch.maximum(-target * ratio, -target * ratio.clamp(1 - self.low, 1 + self.high))
+        if self.dual is None:
+            return loss
+        return torch.where(target < 0, torch.minimum(loss, -target * self.dual), loss)
+
+    def cut(self, z: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Where the gradient is cut to 0, by side."""
+        ratio = torch.exp(z.clamp(max=20.0))
+        found = {"low": (ratio < 1 - self.low) & (target < 0), "high": (ratio > 1 + self.high) & (target > 0)}
+        return found if self.dual is None else found | {"dual": (ratio > self.dual) & (target < 0)}
 
 
 @final

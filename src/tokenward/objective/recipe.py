@@ -18,48 +18,74 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.objective import memory
 from tokenward.objective.bibliography import bibtex
 from tokenward.objective.fields import GIVEN_BY, TRAINED
-from tokenward.objective.rewards import SignalStep
+from tokenward.objective.memory import Memory, Step, Total
 from tokenward.objective.terms import Term
-from tokenward.types import Batch, Signal, TokenStats, present, stream_weight
+from tokenward.objective.updates import Gradient, Update
+from tokenward.types import Batch, Signal, TokenStats, present
 
 SCENARIOS: dict[str, str] = {"everywhere": "BDA", "samples": "RA", "differences": "RDA", "labels": "PRA"}
 _ORDER = ("everywhere", "samples", "differences", "labels")
 
-Sampler = Literal["data", "reference", "uniform", "old", "policy", "policy-through", "target"]
+Sampler = Literal["data", "reference", "uniform", "old", "policy", "policy-through", "target", "greedy", "mixture"]
+_SAMPLERS: dict[str, tuple[str, ...]] = {
+    "demos": ("data",),
+    "rollouts": ("data", "policy", "reference", "greedy", "mixture"),
+}
 
 
 @final
 @dataclass(frozen=True)
 class Stream:
-    """One kind of data a recipe takes: the rows' kind, the least number of samples per prompt, who writes the answers.
+    """One kind of data a recipe takes: the rows' kind, the number of samples per prompt, who writes the answers.
 
     `sampler`: "data" what the file or the lab's world gives · "reference" · "uniform" · "old" the policy at the start
     · "policy" the current one, without gradient through the sampling · "policy-through" with it · "target" π^τ.
-    Rollouts are samples of the current policy. All but "data" are for the lab on the other kinds.
+    All but "data" are for the lab on kinds other than rollouts.
+
+    Rollouts of the first stream are samples of the current policy, `group` or more per prompt. Further streams of
+    rollouts answer the same prompts, `group` times each: "reference" samples of π_ref · "greedy" the likeliest token at
+    each place, once · "mixture" samples of the law ∝ π^{1−c}·π_ref^c, c = `mixture`, each token normalized by itself
+    (the geometric mean of whole responses would be normalized once).
+    keep "mixed": groups whose scores are all equal are dropped, and further prompts drawn (DAPO's dynamic sampling).
     """
 
     kind: Literal["demos", "pairs", "labels", "scores", "rollouts"]
     group: int = 1
     sampler: Sampler = "data"
+    mixture: float | None = None
+    keep: Literal["all", "mixed"] = "all"
 
     def __post_init__(self) -> None:
-        known = {"demos": ("data",), "rollouts": ("data", "policy")}.get(self.kind, get_args(Sampler))
+        every = tuple(name for name in get_args(Sampler) if name not in ("greedy", "mixture"))
+        known = _SAMPLERS.get(self.kind, every)
         if self.sampler not in known:
             raise InputError(
                 f"a stream of {self.kind} has no sampler {self.sampler!r}: give {' or '.join(map(repr, known))}"
             )
+        if (self.sampler == "mixture") != (self.mixture is not None) or not 0 <= (self.mixture or 0) <= 1:
+            raise InputError(
+                f"a stream from {self.sampler} with mixture = {self.mixture}: sampler 'mixture' takes the reference's "
+                "share, between 0 and 1, and no other sampler has one"
+            )
+        if self.sampler == "greedy" and self.group != 1:
+            raise InputError(f"a greedy stream of group {self.group}: there is one greedy answer to a prompt; give 1")
+        if self.keep == "mixed" and (self.kind != "rollouts" or self.group < 2):
+            raise InputError("keep = 'mixed' asks for rollouts in groups of 2 or more: a single score is never mixed")
+
+    @property
+    def own(self) -> bool:
+        """Whether the answers are samples of the current policy."""
+        return self.kind == "rollouts" and self.sampler in ("data", "policy")
 
     def __str__(self) -> str:
-        least = f", {self.group} or more per prompt" if self.group > 1 else ""
-        return self.kind + least + (f", from {self.sampler}" if self.sampler != "data" else "")
-
-
-@final
-@dataclass(frozen=True)
-class Gradient:
-    """One optimizer step per update on the gradient of the loss."""
+        least = "or more " if self.own or self.kind != "rollouts" else ""
+        number = f", {self.group} {least}per prompt" if self.group > 1 else ""
+        share = f" of reference^{self.mixture:g}" if self.mixture is not None else ""
+        text = self.kind + number + (f", from {self.sampler}{share}" if self.sampler != "data" else "")
+        return text + (", groups of equal scores dropped" if self.keep == "mixed" else "")
 
 
 @final
@@ -76,8 +102,8 @@ class Recipe:
     sources: tuple[str, ...]
     streams: tuple[Stream, ...]
     terms: tuple[Term, ...]
-    steps: tuple[SignalStep, ...] = ()
-    update: Gradient = Gradient()
+    steps: tuple[Step, ...] = ()
+    update: Update = Gradient()
 
     def __post_init__(self) -> None:
         made: set[str] = set()
@@ -89,12 +115,39 @@ class Recipe:
                     f"{GIVEN_BY[word]}"
                 )
             made |= getattr(part, "makes", frozenset())
+        self._check_streams()
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names) or not names:
             raise InputError(f"recipe {self.name}: needs terms of distinct names, got {names}")
 
+    def _check_streams(self) -> None:
+        """Which streams may stand beside each other, and that parts name no other."""
+        first, *others = self.streams
+        if first.kind == "rollouts" and not first.own:
+            raise InputError(f"recipe {self.name}: the first stream of rollouts is the policy's own, not {first}")
+        odd = [s for s in others if first.kind != "rollouts" or s.kind not in ("rollouts", "demos") or s.keep != "all"]
+        if odd:
+            raise InputError(
+                f"recipe {self.name}: {odd[0]} cannot stand beside {first}: rollouts take demos and rollouts beside "
+                "them (groups are dropped by the scores of the first stream alone)"
+            )
+        named = max([*(max(pair) for pair in self.compared), *self.learned, *map(_beside, self.steps)], default=0)
+        if named >= len(self.streams):
+            raise InputError(f"recipe {self.name}: a part reads stream {named}, there are {len(self.streams)}")
+
     @property
-    def _parts(self) -> tuple[SignalStep | Term, ...]:
+    def compared(self) -> frozenset[tuple[int, int]]:
+        """The streams whose answers are paired with each other, as the parts that read pairs ask for."""
+        return frozenset(getattr(part, "streams", (0, 0)) for part in self._parts if "pairs" in part.needs)
+
+    @property
+    def learned(self) -> frozenset[int]:
+        """The streams whose rows some term reads."""
+        named = (getattr(term, "streams", (getattr(term, "stream", 0),)) for term in self.terms)
+        return frozenset(number for numbers in named for number in numbers)
+
+    @property
+    def _parts(self) -> tuple[Step | Term, ...]:
         return (*self.steps, *self.terms)
 
     @property
@@ -108,34 +161,49 @@ class Recipe:
         return frozenset().union(*(term.needs for term in self.terms)) & TRAINED
 
     @property
-    def scope(self) -> Literal["row", "pair", "group"]:
+    def scope(self) -> Literal["row", "pair", "group", "batch"]:
         """The smallest set of rows a micro-batch may not cut."""
         scopes = {term.scope for term in self.terms}
-        return "group" if "group" in scopes else "pair" if "pair" in scopes else "row"
+        return "batch" if "batch" in scopes else "group" if "group" in scopes else "pair" if "pair" in scopes else "row"
 
     @property
     def scenario(self) -> str | None:
         """BDA, RA, RDA or PRA by what the targets know of the reward; None where there is no reward."""
-        access = {term.access for term in self.terms}
+        judged = [getattr(step, "access", None) for step in self.steps if "score" in step.needs]
+        seen = judged[0] if judged and all(judged) else None  # the reward itself is made of what a judge says
+        access = {seen or term.access if "advantage" in term.reads else term.access for term in self.terms}
         return next((SCENARIOS[a] for a in _ORDER if a in access), None)
 
     @property
     def coefs(self) -> dict[str, float]:
         return {term.name: term.coef for term in self.terms}
 
+    @property
+    def memory(self) -> Memory:
+        """What the steps that remember know before the first batch; empty for most recipes."""
+        return memory.start(self.steps)
+
     def signal(self, batch: Batch, frozen: TokenStats, start: Signal | None = None) -> Signal:
-        """Stage one: rewards, advantages, reference points; no gradient.
+        """Stage one: rewards, advantages, reference points; no gradient. A step that remembers knows this batch alone.
 
         Only rows of the first stream have weight there: the others (demonstrations beside rollouts, a greedy answer)
-        do not enter a mean, and what a step writes on them is read by no term.
+        do not enter a mean, but for the steps that name a stream `beside` it.
         """
-        signal = start or Signal()
+        return self.signal_after(batch, frozen, self.memory, start=start)[0]
+
+    def signal_after(
+        self,
+        batch: Batch,
+        frozen: TokenStats,
+        before: Mapping[str, Tensor],
+        *,
+        total: Total = dict,
+        start: Signal | None = None,
+    ) -> tuple[Signal, Memory]:
+        """Stage one with a history: the signal, and the memory to give with the next batch."""
         with torch.no_grad():
             stats = frozen.masked(batch.mask)
-            batch = replace(batch, weight=stream_weight(batch, 0))
-            for step in self.steps:
-                signal = step(batch, stats, signal)
-        return signal
+            return memory.walk(self.steps, batch, stats, start or Signal(), memory=before, total=total)
 
     def weights(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """What each term's sum over the whole batch is divided by; known before any forward pass."""
@@ -185,6 +253,10 @@ class Recipe:
         rows += [("signal", repr(step)) for step in self.steps] + [("term", repr(term)) for term in self.terms]
         rows += [("update", repr(self.update)), ("needs", ", ".join(sorted(self.needs)))]
         return "\n".join(f"{left:<9} {right}" for left, right in rows)
+
+
+def _beside(step: Step) -> int:
+    return int(getattr(step, "beside", 0))
 
 
 def _nonzero(weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenward.masking import keep, last
 from tokenward.objective.fields import ask
+from tokenward.objective.placement import EachToken, Placement
 from tokenward.types import Batch, Signal, TokenStats
 
 
@@ -39,12 +40,13 @@ def _add(signal: Signal, batch: Batch, reward: Float[Tensor, "B T"]) -> Signal:
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """r_t += reward_t + score·1[t last]: token rewards if the batch has any, and the score at the last trainable token.
+    """r_t += coef·(reward_t + score·1[t last]): token rewards, if any, and the score at the last trainable token.
 
     A token reward that stands on a token the model did not write (an environment's answer) goes to the model's last
     token before it; before its first token it is dropped.
     """
 
+    coef: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
     reads: ClassVar[frozenset[str]] = frozenset()
     makes: ClassVar[frozenset[str]] = frozenset({"reward"})
@@ -58,7 +60,8 @@ class Outcome:
             given = keep(batch.reward, (column < batch.length[:, None]) & (owner >= 0)).to(score.dtype)
             reward = reward.scatter_add(-1, owner.clamp(min=0), given)
         at_end = column == last(batch.mask)[:, None]
-        return _add(signal, batch, reward + torch.where(at_end, score[:, None], torch.zeros_like(reward)))
+        reward = reward + torch.where(at_end, score[:, None], torch.zeros_like(reward))
+        return _add(signal, batch, self.coef * reward)
 
 
 @final
@@ -82,18 +85,24 @@ class KLPenalty:
 @final
 @dataclass(frozen=True)
 class Guide:
-    """r_t += coef·log(π_guide/π_guide_ref)(y_t), clipped to ±clip if given (nats·coef).
+    """r_t += coef·log(π_guide/π_guide_ref)(y_t), clipped to ±clip if given (reward units), then placed.
 
     RTO's dense reward with a DPO policy as guide. The clip is in the authors' script, not in their equation: it ends
-    the telescoping of the sum and moves the optimum. Source: Zhong et al. 2024, Eq. 4.7.
+    the telescoping of the sum and moves the optimum, unless the clipped sum is taken back. Source: Zhong et al. 2024,
+    Eq. 4.7.
     """
 
     coef: float
     clip: float | None = None
-    needs: ClassVar[frozenset[str]] = frozenset({"guide_logp", "guide_ref_logp"})
+    placement: Placement = EachToken()
     reads: ClassVar[frozenset[str]] = frozenset()
     makes: ClassVar[frozenset[str]] = frozenset({"reward"})
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"guide_logp", "guide_ref_logp"}) | self.placement.needs
+
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
         reward = self.coef * (ask(stats, "guide_logp", by=self) - ask(stats, "guide_ref_logp", by=self))
-        return _add(signal, batch, reward if self.clip is None else reward.clamp(-self.clip, self.clip))
+        reward = reward if self.clip is None else reward.clamp(-self.clip, self.clip)
+        return _add(signal, batch, self.placement(reward, batch))

@@ -19,14 +19,16 @@ DERIVED = "derived here"
 class Facts:
     """What a caller knows of a run; None: unknown.
 
-    `lengths` of the answers · `labels` of pairs: "hard" if each is 0 or 1 · `group` answers to a prompt
-    · `updates_per_batch` optimizer steps on one batch of answers · `sampler_is_anchor` whether the answers come from
-    the law that the ratio divides by.
+    `lengths` of the answers · `labels` of pairs: "hard" if each is 0 or 1 · `group` answers to a prompt · `prompts` of a
+    batch · `longest` completion in tokens · `updates_per_batch` optimizer steps on one batch of answers
+    · `sampler_is_anchor` whether the answers come from the law that the ratio divides by.
     """
 
     lengths: Literal["equal", "ragged"] | None = None
     labels: Literal["hard", "soft"] | None = None
     group: int | None = None
+    prompts: int | None = None
+    longest: int | None = None
     updates_per_batch: int | None = None
     sampler_is_anchor: bool | None = None
 

@@ -18,7 +18,7 @@ from tokenward.objective.fields import ask
 from tokenward.objective.links import Link
 from tokenward.objective.targets import NoTarget, Offset, PairTarget, Target
 from tokenward.objective.weights import Aggregation, divisor, token_factor
-from tokenward.types import Batch, Signal, TokenStats, stream_weight
+from tokenward.types import Batch, Signal, TokenStats, pair_share, stream_weight
 
 __all__ = [
     "Aggregation",
@@ -78,9 +78,9 @@ class LogRatio:
 @final
 @dataclass(frozen=True)
 class Statistic:
-    """A per-token statistic as it stands: `kl_ref` (exact KL to the reference) or `entropy`."""
+    """A per-token statistic as it stands: `kl_ref` = KL(π‖π_ref), `kl_old` = KL(π‖π_old), both exact, or `entropy`."""
 
-    field: Literal["kl_ref", "entropy"]
+    field: Literal["kl_ref", "kl_old", "entropy"]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -121,7 +121,7 @@ class Term(Protocol):
     @property
     def coef(self) -> float: ...
     @property
-    def scope(self) -> Literal["row", "pair", "group"]: ...
+    def scope(self) -> Literal["row", "pair", "group", "batch"]: ...
     @property
     def access(self) -> str | None: ...
     @property
@@ -217,6 +217,7 @@ class RowTerm:
 class PairTerm:
     """Σ_pairs w link(z ; target) with z = score(first) − score(second); row weights do not enter.
 
+    `streams`: between the rows of which two streams (both orders); by default within the first.
     compare "preferred" takes z = p·score(first) + (1−p)·score(second) instead: a term on the preferred answer alone.
     """
 
@@ -226,6 +227,7 @@ class PairTerm:
     target: PairTarget
     compare: Literal["difference", "preferred"] = "difference"
     coef: float = 1.0
+    streams: tuple[int, int] = (0, 0)
     scope: ClassVar[Literal["pair"]] = "pair"
 
     @property
@@ -241,9 +243,8 @@ class PairTerm:
         return self.target.access
 
     def weight(self, batch: Batch) -> Float[Tensor, ""]:
-        if batch.pair_weight is not None:
-            return batch.pair_weight.sum()
-        return torch.as_tensor(float(len(ask(batch, "pairs", by=self))), device=batch.tokens.device)
+        ask(batch, "pairs", by=self)
+        return pair_share(batch, self.streams).sum()
 
     def sum(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, ""]:
         pairs = ask(batch, "pairs", by=self)
@@ -252,4 +253,5 @@ class PairTerm:
         win, lose = score[pairs[:, 0]], score[pairs[:, 1]]
         z = win - lose if self.compare == "difference" else target * win + (1 - target) * lose
         loss = self.link(z, target)
-        return loss.sum() if batch.pair_weight is None else (batch.pair_weight * loss).sum()
+        share = pair_share(batch, self.streams)
+        return torch.where(share > 0, share * loss, torch.zeros_like(loss)).sum()

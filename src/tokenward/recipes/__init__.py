@@ -12,7 +12,7 @@ from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes.catalog import CATALOG
 
-Setting = float | str | None
+Setting = int | float | str | None
 
 RECIPES: dict[str, Callable[..., Recipe]] = {name: method.make for name, method in CATALOG.items()}
 

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from tokenward.objective.recipe import Recipe
-from tokenward.recipes import actor_critic, policy_gradient, preference, regression, scenarios
+from tokenward.recipes import (
+    actor_critic,
+    games,
+    group_relative,
+    policy_gradient,
+    ppo,
+    preference,
+    regression,
+    scenarios,
+    trust_region,
+)
 
 
 @final
@@ -43,14 +53,28 @@ CATALOG: dict[str, Method] = {
     "rda": Method(scenarios.rda, "A", "β: DPO's"),
     "pra": Method(scenarios.pra, "A", "β: DPO's"),
     "rebel": Method(regression.rebel, "B", "η, β_kl: the authors' Llama-3 script"),
+    "online_dpo": Method(games.online_dpo, "B", "β: TRL; soft labels: ours"),
+    "xpo": Method(games.xpo, "B", "β, α: TRL; soft labels: ours"),
+    "nash_md": Method(games.nash_md, "B", "β_kl, c: TRL"),
+    "remax": Method(games.remax, "B", "β_kl: TRL 1.12 (PPO)"),
     "reinforce": Method(policy_gradient.reinforce, "B", "β_kl: TRL 1.12 (PPO)"),
     "rloo": Method(policy_gradient.rloo, "B", "β_kl: TRL 1.16"),
     "reinforce_pp": Method(policy_gradient.reinforce_pp, "B", "β_kl, clip: Hu 2025, version 1"),
+    "reinforce_pp_baseline": Method(policy_gradient.reinforce_pp_baseline, "B", "λ: OpenRLHF's script; clip: Hu 2025"),
     "grpo": Method(policy_gradient.grpo, "B", "β_kl: Shao 2024; clip: TRL 1.16"),
-    "ppo": Method(actor_critic.ppo, "A", "TRL 1.12 (PPO's last)"),
+    "dr_grpo": Method(group_relative.dr_grpo, "B", "no KL: Liu 2025; clip: TRL 1.16; budget: max_new_tokens's"),
+    "dapo": Method(group_relative.dapo, "B", "Yu 2025"),
+    "gspo": Method(group_relative.gspo, "B", "clip: Zheng 2025; no KL: theirs"),
+    "cispo": Method(group_relative.cispo, "B", "cap: Khatri 2025 (ScaleRL); no KL: theirs"),
+    "ppo": Method(ppo.ppo, "A", "TRL 1.12 (PPO's last); KL horizon: TRL 0.11"),
+    "ppo_max": Method(ppo.ppo_max, "B", "β_kl, λ: Zheng 2023, δ: their Figure 14; the rest PPO's"),
     "rto": Method(
         actor_critic.rto, "A", "β_guide: Zhong 2024; β_kl = β_guide: ours, as theirs (.01) extrapolates five-fold"
     ),
+    "drto": Method(actor_critic.drto, "B", "ρ, atoms: ours; the rest: rto's"),
     "distill": Method(actor_critic.distill, "B", "λ, clips: PPO's; β_kl only scales"),
-    "mirror_descent": Method(policy_gradient.mirror_descent, "B", "η: ours; β_kl: TRL 1.12 (PPO)"),
+    "trpo": Method(
+        trust_region.trpo, "B", "δ, CG, damping, trials, λ, critic's steps: Engstrom 2020; halving: ours; rest: PPO's"
+    ),
+    "mirror_descent": Method(trust_region.mirror_descent, "B", "η: ours; β_kl: TRL 1.12 (PPO)"),
 }

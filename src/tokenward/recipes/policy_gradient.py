@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tokenward.objective.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
+from tokenward.objective.advantages import GroupBaseline, GroupScale, LastToken, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
-from tokenward.objective.links import Clipped, Mirror, ScoreFunction
+from tokenward.objective.links import Clipped, ScoreFunction
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.rewards import Outcome
 from tokenward.objective.targets import Advantage
-from tokenward.objective.terms import Aggregation, LogRatio, RowTerm, TokenTerm
+from tokenward.objective.terms import Aggregation, LogRatio, TokenTerm
 
 ROLLOUTS = (Stream("rollouts"),)
+GROUPS = (Stream("rollouts", group=2),)
 
 
 def reinforce(*, beta_kl: float = 0.05, kl: KLPlace = "reward", aggregation: Aggregation = "token_mean") -> Recipe:
@@ -40,49 +41,61 @@ def rloo(*, beta_kl: float = 0.05, kl: KLPlace = "reward", aggregation: Aggregat
 
 
 def reinforce_pp(
-    *, beta_kl: float = 0.01, clip: float = 0.2, kl: KLPlace = "reward", aggregation: Aggregation = "sequence_mean"
+    *,
+    beta_kl: float = 0.01,
+    clip: float = 0.2,
+    credit: Literal["return_to_go", "last_token"] = "return_to_go",
+    kl: KLPlace = "reward",
+    aggregation: Aggregation = "sequence_mean",
 ) -> Recipe:
-    """REINFORCE++: PPO's clip with A_t = r − β_kl Σ_{i≥t} log π_old/π_ref, whitened over the batch; no critic.
+    """REINFORCE++: PPO's clip on advantages whitened over the batch; no critic (Hu et al. 2025, global normalization).
 
-    Source: Hu et al. 2025, Eq. 4 (the version with global normalization).
+    credit "return_to_go": A_t = r − β_kl Σ_{i≥t} log π_old/π_ref (Eq. 4; OpenRLHF, verl). "last_token": the whole sum
+    at the last token and A_t = 0 before it (appendix B.2, as we read it). verl's recursion starts anew at every token
+    that the model did not write: there, only the last turn of several is credited.
     """
-    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), ReturnToGo(), Whiten())
+    shape = ReturnToGo() if credit == "return_to_go" else LastToken()
+    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), shape, Whiten())
     link = Clipped(low=clip, high=clip)
     policy = TokenTerm("policy", score=LogRatio("old_logp"), link=link, target=Advantage(), aggregation=aggregation)
     terms = (policy, *kl_terms(kl, beta_kl=beta_kl, aggregation=aggregation))
     return Recipe("reinforce_pp", ("hu2025reinforcepp",), ROLLOUTS, terms, steps=steps)
 
 
-def grpo(
-    *, beta_kl: float = 0.04, clip: float = 0.2, kl: KLPlace = "loss_k3", aggregation: Aggregation = "sequence_mean"
+def reinforce_pp_baseline(
+    *,
+    beta_kl: float = 1e-5,
+    clip: float = 0.2,
+    kl: KLPlace = "loss_k2",
+    aggregation: Aggregation = "sequence_mean",
 ) -> Recipe:
-    """GRPO: PPO's clip with A = (r − group mean)/group std at every token, and β_kl·k3 to the reference.
+    """REINFORCE++ with baseline: A = (r − group mean), whitened over the batch, and λ = β_kl times ½ lr² of each token.
 
-    Source: Shao et al. 2024, Eq. 3. Population std; TRL takes the unbiased one.
+    The mean of the whole batch after that of each group removes nothing but what lengths bring in: it is one over
+    tokens. Source: Hu et al. 2025; λ is not in the paper.
     """
-    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("mean"), GroupScale())
+    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("mean"), Whiten())
     link = Clipped(low=clip, high=clip)
     policy = TokenTerm("policy", score=LogRatio("old_logp"), link=link, target=Advantage(), aggregation=aggregation)
     terms = (policy, *kl_terms(kl, beta_kl=beta_kl, aggregation=aggregation))
-    return Recipe("grpo", ("shao2024grpo",), (Stream("rollouts", group=2),), terms, steps=steps)
+    return Recipe("reinforce_pp_baseline", ("hu2025reinforcepp",), GROUPS, terms, steps=steps)
 
 
-def mirror_descent(
+def grpo(
     *,
-    eta: float = 1.0,
-    beta_kl: float = 0.05,
-    ratio: Literal["sequence", "token"] = "sequence",
-    kl: KLPlace = "reward",
-    aggregation: Aggregation = "token_mean",
+    beta_kl: float = 0.04,
+    clip: float = 0.2,
+    std: Literal["population", "unbiased"] = "population",
+    kl: KLPlace = "loss_k3",
+    aggregation: Aggregation = "sequence_mean",
 ) -> Recipe:
-    """Mirror descent policy optimization: −A ϱ + (1/η) ϱ log ϱ, no clip (Tomar et al. 2020, Eq. 7, sampled form).
+    """GRPO: PPO's clip with A = (r − group mean)/group std at every token, and β_kl·k3 to the reference.
 
-    ratio "sequence": ϱ of the whole response; one exact step gives π_old·exp(ηA). "token": ϱ_t of each token, as in the
-    paper; iterated with β_kl, both rest at π_ref·exp(r/β_kl). `aggregation` is that of the per-token parts.
+    Source: Shao et al. 2024, Eq. 3. TRL, verl and OpenRLHF take the unbiased std; TRL has no KL and a token mean
+    (loss_type "dapo") by default.
     """
-    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("leave_one_out"))
-    score, link = LogRatio("old_logp"), Mirror(eta=eta)
-    row = RowTerm("policy", score=score, link=link, target=Advantage())
-    token = TokenTerm("policy", score=score, link=link, target=Advantage(), aggregation=aggregation)
-    terms = (row if ratio == "sequence" else token, *kl_terms(kl, beta_kl=beta_kl, aggregation=aggregation))
-    return Recipe("mirror_descent", ("tomar2020mdpo",), (Stream("rollouts", group=2),), terms, steps=steps)
+    steps = (Outcome(), *kl_steps(kl, beta_kl=beta_kl), SequenceReturn(), GroupBaseline("mean"), GroupScale(std=std))
+    link = Clipped(low=clip, high=clip)
+    policy = TokenTerm("policy", score=LogRatio("old_logp"), link=link, target=Advantage(), aggregation=aggregation)
+    terms = (policy, *kl_terms(kl, beta_kl=beta_kl, aggregation=aggregation))
+    return Recipe("grpo", ("shao2024grpo",), GROUPS, terms, steps=steps)

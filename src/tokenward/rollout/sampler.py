@@ -7,9 +7,9 @@ its log-probability written down. So what is recorded is what was sampled, and t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
+from tokenward.models.adapters import adapters_off
 from tokenward.models.forward import Scorer
+from tokenward.rollout.mixture import Mixture, SecondModel
 from tokenward.types import Rollout
 
 
@@ -76,6 +78,7 @@ class Law:
 class GenerateSampler:
     """Samples completions from the module that trains (LoRA adapters on), `rows` at a time.
 
+    adapters "off": from the model without them · `mixture`: from the geometric mean with another model, token by token.
     `end_ids` stop a row and belong to its response; `pad_id` only fills. The random numbers of a call are drawn
     before it starts, so the generator's state depends on how many rows were asked, never on when they stopped.
     """
@@ -90,6 +93,8 @@ class GenerateSampler:
         law: Law | None = None,
         rows: int = 64,
         seed: int = 0,
+        adapters: Literal["on", "off"] = "on",
+        mixture: Mixture | None = None,
     ) -> None:
         if scorer.causal_lm is None:
             raise InputError("a sampler needs a causal language model; this one has no language-model head")
@@ -97,12 +102,14 @@ class GenerateSampler:
             raise InputError(f"max_new_tokens and rows must be 1 or more, got {max_new_tokens} and {rows}")
         self.scorer, self.end_ids, self.pad_id = scorer, frozenset(end_ids), pad_id
         self.max_new_tokens, self.rows, self.law = max_new_tokens, rows, law or Law()
+        self.adapters: Literal["on", "off"] = adapters
+        self.mixture = mixture
         self.version = 0
         self._random = torch.Generator().manual_seed(seed)
 
     def generate(self, prompts: Sequence[Prompt], *, group: int, version: int) -> Iterator[list[Rollout]]:
         """Whole groups: for each prompt, in order, a list of `group` completions."""
-        self._check(prompts, group)
+        self.check(prompts, group)
         wanted = [prompt for prompt in prompts for _ in range(group)]
         waiting: list[Rollout] = []
         for start in range(0, len(wanted), self.rows):
@@ -129,7 +136,8 @@ class GenerateSampler:
         self._random.set_state(torch.tensor(raw, dtype=torch.uint8))
         self.version = int(state["version"])
 
-    def _check(self, prompts: Sequence[Prompt], group: int) -> None:
+    def check(self, prompts: Sequence[Prompt], group: int) -> None:
+        """One line for a prompt that is empty, or leaves too little room in the model's context."""
         if group < 1:
             raise InputError(f"group must be 1 or more, got {group}")
         limit = self.scorer.context
@@ -143,33 +151,52 @@ class GenerateSampler:
                     f"that is {total}, beyond the model's context of {limit}"
                 )
 
-    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """Nothing: what is known of single completions is in the rollouts."""
+        return {}
+
     def _batch(self, prompts: list[Prompt], version: int) -> list[Rollout]:
-        width = max(len(prompt.tokens) for prompt in prompts)
-        tokens = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
+        drawn, logp = self.write([prompt.tokens for prompt in prompts], self.uniform(len(prompts)))
+        return [self._rollout(*row, version) for row in zip(prompts, drawn, logp, strict=True)]
+
+    def uniform(self, rows: int) -> Float[Tensor, "M B"]:
+        """Fresh random numbers for `rows` completions: one for each token that they may have."""
+        return torch.rand(self.max_new_tokens, rows, generator=self._random, dtype=torch.float64)
+
+    def seeds(self, rows: int, *, below: int) -> list[int]:
+        """A fresh whole number for each of `rows` completions."""
+        return [int(n) for n in torch.randint(below, (rows,), generator=self._random).tolist()]
+
+    @torch.no_grad()
+    def write(
+        self, contexts: Sequence[Sequence[int]], uniform: Float[Tensor, "M B"]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Up to M tokens after each context, one per random number, and their log-probabilities; noise after an end."""
+        width = max(len(context) for context in contexts)
+        tokens = torch.full((len(contexts), width), self.pad_id, dtype=torch.long)
         seen = torch.zeros_like(tokens)
-        for row, prompt in enumerate(prompts):
-            tokens[row, width - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
-            seen[row, width - len(prompt.tokens) :] = 1
-        uniform = torch.rand(self.max_new_tokens, len(prompts), generator=self._random, dtype=torch.float64)
+        for row, context in enumerate(contexts):
+            tokens[row, width - len(context) :] = torch.tensor(context)
+            seen[row, width - len(context) :] = 1
         device = self.scorer.device
-        one_token = _OneToken(self.law, uniform.to(device))
+        second = None if self.mixture is None else self.mixture.begin(seen.to(device))
+        one_token = _OneToken(self.law, uniform.to(device), second)
         model: Any = self.scorer.causal_lm
         settings = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=len(uniform),
             do_sample=False,
             eos_token_id=sorted(self.end_ids) or None,
             pad_token_id=self.pad_id,
         )
-        with self.scorer.autocast(), _bare_settings(model):
+        bare = adapters_off(self.scorer) if self.adapters == "off" else nullcontext()
+        with self.scorer.autocast(), bare, _bare_settings(model):
             model.generate(
                 tokens.to(device),
                 attention_mask=seen.to(device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([one_token]),
             )
-        drawn, logp = torch.stack(one_token.drawn, 1).tolist(), torch.stack(one_token.logp, 1).tolist()
-        return [self._rollout(*row, version) for row in zip(prompts, drawn, logp, strict=True)]
+        return torch.stack(one_token.drawn, 1).tolist(), torch.stack(one_token.logp, 1).tolist()
 
     def _rollout(self, prompt: Prompt, drawn: list[int], logp: list[float], version: int) -> Rollout:
         end = next((i for i, token in enumerate(drawn) if token in self.end_ids), None)
@@ -189,12 +216,14 @@ class GenerateSampler:
 class _OneToken(LogitsProcessor):  # type: ignore[misc]
     """Leaves the drawn token alone in each row, and writes down what was drawn. Runs last: there is no other."""
 
-    def __init__(self, law: Law, uniform: Float[Tensor, "M B"]) -> None:
-        self.law, self.uniform = law, uniform
+    def __init__(self, law: Law, uniform: Float[Tensor, "M B"], second: SecondModel | None) -> None:
+        self.law, self.uniform, self.second = law, uniform, second
         self.drawn: list[Tensor] = []
         self.logp: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        if self.second is not None:
+            scores = self.second.mix(input_ids, scores)
         token, logp = self.law.draw(scores, self.uniform[len(self.drawn)])
         self.drawn.append(token)
         self.logp.append(logp)

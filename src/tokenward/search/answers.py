@@ -10,9 +10,9 @@ from tokenward.data import dataset
 from tokenward.data.tokenize import Limits, Prompt
 from tokenward.errors import InputError
 from tokenward.models import load
+from tokenward.rollout.rewards import Reward, completion_text
+from tokenward.rollout.rewards import judge as load_judge
 from tokenward.rollout.sampler import GenerateSampler, Law
-from tokenward.rollout.score import Reward, completion_text
-from tokenward.rollout.score import reward as load_reward
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n
 from tokenward.search.language import LanguageProblem, rollout
@@ -32,6 +32,7 @@ def answers(
     n: int | None = None,
     by: Literal["reward", "likelihood", "implicit"] | None = None,
     reward: str | None = None,
+    reward_timeout_s: float | None = None,
     ref: str | None = None,
     beta: float = 1.0,
     limit: int | None = None,
@@ -53,14 +54,11 @@ def answers(
     law = Law(temperature=temperature, top_k=top_k, top_p=top_p)
     _check(strategy, law, by=by, reward=reward, ref=ref)
     tokenizer = load.tokenizer(model)
+    judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     policy = load.policy(model, dtype=dtype, device=device)
-    judge = None if reward is None else load_reward(reward, tokenizer=tokenizer, dtype=dtype, device=device)
     asked, pad = _prompts(prompts, tokenizer, split=split, context=policy.context, room=max_new_tokens)
-    known: dict[str, Any] = {
-        "end_ids": load.end_ids(policy, tokenizer),
-        "pad_id": pad,
-        "max_new_tokens": max_new_tokens,
-    }
+    ends = load.end_ids(policy, tokenizer)
+    known: dict[str, Any] = {"end_ids": ends, "pad_id": pad, "max_new_tokens": max_new_tokens}
     if strategy == "sample":
         found = _sampled(GenerateSampler(policy, law=law, seed=seed, **known), asked[:limit], judge, n=n or 1)
     else:
@@ -87,7 +85,7 @@ def _sampled(sampler: GenerateSampler, asked: list[Prompt], judge: Reward | None
     by_id = {prompt.id: prompt for prompt in asked}
     for group in sampler.generate(asked, group=n, version=0):
         for text in group if judge is None else judge.score(group, by_id):
-            yield by_id[text.prompt_id], text, sum(text.logp), text.score
+            yield by_id[text.prompt_id], text, sum(text.logp), text.total
 
 
 def _searched(search: Callable[[list[Prompt]], Answer[Any]], asked: list[Prompt]) -> Iterator[Text]:

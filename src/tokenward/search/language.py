@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
 from tokenward.models.forward import Scorer
-from tokenward.rollout.score import Reward
+from tokenward.rollout.rewards import Reward
 from tokenward.search.problem import Moves
 from tokenward.types import Rollout
 
@@ -128,7 +128,7 @@ class LanguageProblem:
         if self.reward is None:
             raise InputError("this search has no reward; give --reward")
         found = self.reward.score([rollout(state) for state in states], {s.prompt.id: s.prompt for s in states})
-        return [float(r.score) for r in found if r.score is not None]
+        return [float(r.total) for r in found if r.total is not None]
 
     def _moves(self, logp: Float[Tensor, "N V"], ref: Float[Tensor, "N V"] | None, forwarded: int) -> Moves:
         tokens = torch.arange(logp.shape[-1]).expand(logp.shape)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.errors import InputError
 from tokenward.lab.optima import exact
 from tokenward.lab.solving.policy import policy_with
 from tokenward.lab.solving.problem import Problem
@@ -17,14 +16,12 @@ from tokenward.lab.solving.reading import unscaled
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.verify import with_guides
 from tokenward.lab.worlds.world import World, default_world
-from tokenward.masking import last, row_sum
+from tokenward.objective.placement import PlacementName
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import Guide
 from tokenward.recipes import Setting, build
 from tokenward.studies.rto_theory import chance_claims, guarantee_parts, query_parts
 from tokenward.studies.study import Claim, Figure, Series, Study
 from tokenward.studies.worlds import described, population, with_prompts
-from tokenward.types import Batch, Signal, TokenStats
 
 PAPER = "Zhong et al. 2024"
 DERIVED = "derived here from the reward of Zhong et al. 2024, Eq. 4.7"
@@ -69,32 +66,9 @@ def _own() -> World:
     return replace(world, prompts=tuple(replace(p, guide=law) for p, law in zip(world.prompts, laws, strict=True)))
 
 
-@final
-@dataclass(frozen=True)
-class Placed:
-    """The guide's rewards moved: all of them to the last token ("end"), or their sum taken back there."""
-
-    guide: Guide
-    where: Literal["end", "taken back"]
-    needs: ClassVar[frozenset[str]] = Guide.needs
-    reads: ClassVar[frozenset[str]] = frozenset({"reward"})
-    makes: ClassVar[frozenset[str]] = frozenset({"reward"})
-
-    def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
-        dense = self.guide(batch, stats, Signal()).reward
-        if dense is None or signal.reward is None:
-            raise InputError("a guide's rewards can be moved only after a step that makes rewards; put Outcome first")
-        at_end = torch.arange(batch.mask.shape[1]) == last(batch.mask)[:, None]
-        total = torch.where(at_end, row_sum(dense, batch.mask)[:, None], torch.zeros_like(dense))
-        return replace(signal, reward=signal.reward + (total if self.where == "end" else dense - total))
-
-
-def _recipe(where: Literal["token", "end", "taken back"], world: World, **settings: Setting) -> Recipe:
-    recipe = build("rto", **{"beta_guide": RATIO * world.tau, "beta_kl": world.tau, **settings})
-    if where == "token":
-        return recipe
-    steps = (Placed(step, where) if isinstance(step, Guide) else step for step in recipe.steps)
-    return replace(recipe, steps=tuple(steps))
+def _recipe(placement: PlacementName, world: World, **settings: Setting) -> Recipe:
+    own: dict[str, Setting] = {"beta_guide": RATIO * world.tau, "beta_kl": world.tau, "placement": placement}
+    return build("rto", **{**own, **settings})
 
 
 def _optimum_claims(world: World, guide: Float[Tensor, "X L"]) -> tuple[Claim, ...]:
@@ -106,11 +80,9 @@ def _optimum_claims(world: World, guide: Float[Tensor, "X L"]) -> tuple[Claim, .
         world.ref, tree.leaf_sum(step.clamp(-clip, clip)), reward=world.reward, beta=tau
     )  # fmt: skip
     ppo = solve(build("ppo", beta_kl=tau), world).law
-    dense, end, back = (
-        solve(_recipe(where, world), world, guide=guide).law for where in ("token", "end", "taken back")
-    )
+    dense, end, back = (solve(_recipe(where, world), world, guide=guide).law for where in ("token", "end", "residual"))
     cut = solve(_recipe("token", world, guide_clip=clip), world, guide=guide).law
-    cut_back = solve(_recipe("taken back", world, guide_clip=clip), world, guide=guide).law
+    cut_back = solve(_recipe("residual", world, guide_clip=clip), world, guide=guide).law
     apart, check = exact.total_variation, "total variation between the two policies at rest"
     return (
         Claim(
@@ -149,7 +121,7 @@ def _placement_claims(world: World, guide: Float[Tensor, "X L"]) -> list[Claim]:
     blind = with_prompts(world, critic="zero")
     somewhere = exact.boltzmann(world.ref, -0.5 * world.reward, tau=world.tau)
 
-    def update(where: Literal["token", "end"], lam: float) -> Tensor:
+    def update(where: PlacementName, lam: float) -> Tensor:
         recipe = unscaled(_recipe(where, blind, lam=lam), blind)
         problem = Problem(recipe, blind, guide=guide, old=None)
         with torch.no_grad():

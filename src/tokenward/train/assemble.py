@@ -12,9 +12,12 @@ from torch import nn
 
 from tokenward.data import dataset
 from tokenward.data.dataset import Dataset
+from tokenward.data.encode import Encoder
 from tokenward.data.formats import Kind
+from tokenward.data.sentences import sentence_ends, with_sentences
 from tokenward.data.sources import OfflineSource
 from tokenward.data.tokenize import Limits, Prompt
+from tokenward.environments.load import environment
 from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.forward import Scorer
@@ -22,17 +25,18 @@ from tokenward.models.roles import Roles
 from tokenward.objective.advice import Advice, advise
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import maker
-from tokenward.rollout.sampler import GenerateSampler, Law
-from tokenward.rollout.score import reward
+from tokenward.rollout import rewards
+from tokenward.rollout.environment import EpisodeSampler
+from tokenward.rollout.sampler import GenerateSampler
 from tokenward.rollout.source import RolloutSource
+from tokenward.train.beside import Beside, with_demos
 from tokenward.train.cast import cached_reference, optimizer, roles
 from tokenward.train.config import RunConfig
 from tokenward.train.fit import asks, check, facts, group_size, mini_rows, needs_probes, on_policy
 from tokenward.train.runtime import Runtime
+from tokenward.train.samplers import policy_sampler, writers_beside
 from tokenward.train.settings import Settings
 from tokenward.types import Batch
-
-SAMPLED_ROWS = 256  # completions that one call of `generate` makes side by side
 
 
 @runtime_checkable
@@ -63,6 +67,7 @@ class Run:
     inputs: dict[str, str]
     notes: tuple[str, ...]
     advice: tuple[Advice, ...]
+    sentence_ends: frozenset[int] | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -82,12 +87,14 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     config = settings.config
     recipe = maker(settings.recipe)(**settings.keywords)
     check(recipe, config)
+    rewards.check(config.reward, timeout_s=config.reward_timeout_s)
     tokenizer = load.tokenizer(config.tokenizer or config.model)
     cast = roles(recipe, config, runtime)
     data = _data(recipe, config, tokenizer=tokenizer, context=cast.policy.context)
-    source: OfflineSource | RolloutSource
+    source: OfflineSource | RolloutSource | Beside
     if on_policy(recipe):
-        source = _rollouts(data, recipe, config, policy=cast.policy)
+        rollouts = _rollouts(data, recipe, config, cast=cast)
+        source = with_demos(rollouts, recipe, config, tokenizer=tokenizer, context=cast.policy.context)
         per_pass = source.batches_per_pass * config.epochs * math.ceil(config.rollout_rows / mini_rows(config))
     else:
         source = _offline(data, recipe, config, context=cast.policy.context)
@@ -97,8 +104,9 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     total = config.updates or max(1, math.ceil((config.passes or 1.0) * per_pass - 1e-9))
     lines = _notes(recipe, config, data, cast, per_pass=per_pass, total=total)
     advice = advise(recipe, facts=facts(recipe, config, examples=data.examples))
-    inputs, made = _inputs(config, data), optimizer(cast, config)
-    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice)
+    inputs, made = _inputs(config, data, source), optimizer(cast, config)
+    ends = sentence_ends(data.encoder, characters=config.sentence_ends) if "segment" in recipe.needs else None
+    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice, ends)
 
 
 def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits:
@@ -140,47 +148,63 @@ def _offline(data: Dataset, recipe: Recipe, config: RunConfig, *, context: int |
         max_tokens=_limits(recipe, config, context=context).max_tokens,
     )
     first = next(source.every_row())
+    first = with_sentences(first, ends=frozenset())  # of these the tokenizer knows
     absent = [f.name for f in fields(Batch) if f.name in recipe.needs and getattr(first, f.name) is None]
     if absent:
         raise InputError("\n".join(f"{config.data}: {asks(recipe, name)}" for name in absent))
     return source
 
 
-def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, policy: Scorer) -> RolloutSource:
-    """Prompts, sampler and reward as one source."""
+def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, cast: Roles) -> RolloutSource:
+    """Prompts, samplers and reward as one source."""
     group, encoder = group_size(recipe, config), data.encoder
-    sampler = GenerateSampler(
-        policy,
-        end_ids=load.end_ids(policy, encoder.tokenizer),
-        pad_id=encoder.pad,
-        max_new_tokens=config.max_new_tokens,
-        law=Law(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
-        rows=min(config.rollout_rows, SAMPLED_ROWS),
-        seed=config.seed,
-    )
     scorer = None
     if config.reward is not None:
-        device = str(policy.device)
-        scorer = reward(config.reward, tokenizer=encoder.tokenizer, dtype=config.dtype, device=device)
+        device = str(cast.policy.device)
+        scorer = rewards.reward(
+            config.reward,
+            tokenizer=encoder.tokenizer,
+            dtype=config.dtype,
+            device=device,
+            timeout_s=config.reward_timeout_s,
+        )
     return RolloutSource(
         [example for example in data.examples if isinstance(example, Prompt)],
-        sampler=sampler,
+        sampler=_episodes(policy_sampler(cast.policy, config, encoder), config, encoder),
         reward=scorer,
         pad_id=encoder.pad,
         group=group,
         prompts_per_batch=config.rollout_rows // group,
-        pairs="all" if "pairs" in recipe.needs else "none",
+        beside=writers_beside(recipe, config, cast=cast, encoder=encoder),
+        compared=recipe.compared,
+        keep=recipe.streams[0].keep,
+        max_rounds=config.max_rounds,
         order=config.order,
         seed=config.seed,
     )
 
 
-def _inputs(config: RunConfig, data: Dataset) -> dict[str, str]:
+def _episodes(sampler: GenerateSampler, config: RunConfig, encoder: Encoder) -> GenerateSampler | EpisodeSampler:
+    """The sampler itself, or within the environment that is asked for."""
+    if config.environment is None:
+        return sampler
+    return EpisodeSampler(
+        sampler,
+        environment(config.environment),
+        name=config.environment,
+        encoder=encoder,
+        max_turns=config.max_turns,
+        seconds=config.environment_seconds,
+    )
+
+
+def _inputs(config: RunConfig, data: Dataset, source: Source) -> dict[str, str]:
     """Hashes of what the run reads: the data, and the models in their roles."""
     named = {name: getattr(config, name) for name in ("model", "ref", "guide", "guide_ref", "critic")}
     words = (None, "shared", "own", "copy", "adapter", "cached")
     models = {name: load.fingerprint(path) for name, path in named.items() if path not in words}
-    return {"data": data.data_hash, **models}
+    demos = {"demos": source.demos.data.data_hash} if isinstance(source, Beside) else {}
+    return {"data": data.data_hash, **demos, **models}
 
 
 def _notes(
@@ -193,8 +217,12 @@ def _notes(
         lines.append(dropped)
     if on_policy(recipe):
         group = group_size(recipe, config)
-        size = f"{config.rollout_rows // group} prompts × {group} completions, {config.epochs} epochs of "
+        more = sum(stream.group for stream in recipe.streams[1:] if stream.kind == "rollouts")
+        beside = f" and {more} of other laws" if more else ""
+        size = f"{config.rollout_rows // group} prompts × {group} completions{beside}, {config.epochs} epochs of "
         size += f"{math.ceil(config.rollout_rows / mini_rows(config))} updates"
+        if config.reward is not None:
+            lines.append(rewards.described(config.reward))
     else:
         size = f"{config.rows_per_update} rows an update"
     return (*lines, f"{total} updates, {per_pass} a pass; {size}")

@@ -11,10 +11,12 @@ from tokenward.data.sources import OfflineSource
 from tokenward.models import load
 from tokenward.models.cache import RefCache
 from tokenward.models.forward import Scorer
-from tokenward.models.roles import AdapterOff, Reference, Roles, frozen_copy
+from tokenward.models.roles import AdapterOff, Reference, Roles, frozen_copy, trailing
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.updates import ConstrainedStep
 from tokenward.train.config import RunConfig
 from tokenward.train.runtime import Runtime
+from tokenward.train.samplers import reads_reference
 
 VALUES = frozenset({"value", "old_value"})
 ANCHORED = frozenset({"ref_logp", "kl_ref", "guide_ref_logp"})
@@ -42,9 +44,10 @@ def roles(recipe: Recipe, config: RunConfig, runtime: Runtime) -> Roles:
     return Roles(
         policy=policy,
         critic=critic,
-        reference=_reference(policy, config, device) if needs & ANCHORED else None,
+        reference=_reference(policy, config, device) if needs & ANCHORED or reads_reference(recipe) else None,
         guide=_frozen(str(config.guide), config, device) if "guide_logp" in needs else None,
         guide_ref=_frozen(config.guide_ref, config, device) if config.guide_ref is not None else None,
+        old=trailing(policy) if "kl_old" in needs or isinstance(recipe.update, ConstrainedStep) else None,
         temperature=config.temperature,
         micro_tokens=2 * config.micro_tokens,  # without gradient a token takes about half the memory
     )

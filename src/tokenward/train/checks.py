@@ -37,7 +37,8 @@ def _sampler(run: Run, batch: Batch, frozen: TokenStats) -> list[str]:
     old = frozen.old_logp
     if batch.sampler_logp is None or old is None:
         return []
-    gap = float(keep(batch.sampler_logp - old, batch.mask).abs().max())
+    own = batch.mask if batch.origin is None else batch.mask & (batch.origin == 0)[:, None]
+    gap = float(keep(batch.sampler_logp - old, own).abs().max())
     limit, config = RATIO_TOLERANCE[run.config.dtype], run.config
     if config.top_k is not None or config.top_p is not None:
         return [

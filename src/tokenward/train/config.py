@@ -48,25 +48,51 @@ class RunConfig:
     guide_ref: str | None = option(None, "reference of the guide (absent: the reference)", group="roles")
     critic: str | None = option(None, "critic: shared (a head on the policy), own (a copy) or DIR", group="roles")
     reward: str | None = option(
-        None, "reward: file.py:function or a reward-model directory", group="roles", used="rollouts"
+        None, "reward: file.py:function, a reward-model directory, answer:COLUMN …, or several with weights",
+        group="roles", used="rollouts",
+    )  # fmt: skip
+    reward_timeout_s: float | None = option(
+        None, "seconds that a reward function may take for a batch", group="roles", above=0, used="rollouts"
+    )
+    environment: str | None = option(
+        None, "what answers the policy's turns: a built-in name or file.py:Name", group="roles", used="rollouts"
     )
 
     data: str = option("", "rows: file.jsonl, file.parquet or a datasets name", group="data")
     split: str = option("train", "split of a datasets name", group="data")
+    demos: str | None = option(
+        None, "demonstrations beside rollouts (ppo_max with ptx_coef): file or datasets name",
+        group="data", used="rollouts",
+    )  # fmt: skip
     order: Literal["shuffle", "file"] = option("shuffle", "order of the rows within a pass", group="data")
     max_tokens: int | None = option(None, "longest row, prompt included (absent: the context)", group="data", least=2)
     max_prompt_tokens: int | None = option(None, "longest prompt", group="data", least=1)
+    sentence_ends: str = option(
+        ".!?\n", 'characters that end a sentence, where a part counts sentences ("": one a turn)', group="data"
+    )
     max_dropped: float = option(0.05, "largest share of unusable rows", group="data", least=0, most=1)
 
-    rollout_rows: int = option(64, "completions sampled at a time", group="rollout", least=1, used="rollouts")
+    rollout_rows: int = option(
+        64, "completions sampled at a time (those of a recipe's further streams come on top)",
+        group="rollout", least=1, used="rollouts",
+    )  # fmt: skip
     group: int | None = option(
         None, "completions of a prompt (absent: the least the recipe takes)", group="rollout", least=1, used="rollouts"
     )
+    max_rounds: int = option(
+        10, "most prompts asked for a batch where equal scores are dropped, in batches",
+        group="rollout", least=1, used="rollouts",
+    )  # fmt: skip
     epochs: int = option(1, "passes over a batch of completions", group="rollout", least=1, used="rollouts")
     mini_rows: int | None = option(
         None, "completions per update (absent: rollout_rows)", group="rollout", least=1, used="rollouts"
     )
+    demo_rows: int = option(8, "demonstrations per update", group="rollout", least=1, used="rollouts")
     max_new_tokens: int = option(64, "longest completion", group="rollout", least=1, used="rollouts")
+    max_turns: int = option(8, "turns of an episode", group="rollout", least=1, used="rollouts")
+    environment_seconds: float = option(
+        60.0, "longest wait for an environment's answer", group="rollout", above=0, used="rollouts"
+    )
     temperature: float = option(1.0, "divides the logits of policy and sampler", group="rollout", above=0)
     top_k: int | None = option(None, "sample from the k likeliest tokens", group="rollout", least=1, used="rollouts")
     top_p: float | None = option(
@@ -81,6 +107,9 @@ class RunConfig:
         None, "learning rate of an own critic and of value and score heads (absent: learning_rate)",
         group="optimizer", above=0,
     )  # fmt: skip
+    critic_warmup: int = option(
+        0, "first updates in which only the critic learns", group="optimizer", least=0, used="rollouts"
+    )
     schedule: Literal["constant", "linear", "cosine"] = option("constant", "after the warmup", group="optimizer")
     learning_rate_floor: float = option(
         0.0, "share of the learning rate left at the end of linear and cosine", group="optimizer", least=0, most=1

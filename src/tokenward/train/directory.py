@@ -88,6 +88,8 @@ def save(run: Run, place: Place) -> None:
     """Write checkpoints/step-N."""
     saved = capture(place, modules=run.modules, optimizer=run.optimizer)
     saved = replace(saved, state={**saved.state, "source": run.source.state(), "total": run.total})
+    if place.piece is not None and (old := run.roles.remembered()):
+        saved = replace(saved, tensors={**saved.tensors, "old": old})
     checkpoint.save(run.out / "checkpoints", saved, keep=run.config.keep_checkpoints)
 
 
@@ -98,6 +100,7 @@ def load(run: Run, saved: Saved) -> Place:
             f"{run.out}: its checkpoint is of a run of {saved.state['total']} updates, the settings give {run.total}"
         )
     run.source.load_state(saved.state["source"])
+    run.roles.recall(saved.tensors.get("old", {}))
     return restore(saved, modules=run.modules, optimizer=run.optimizer, device=run.runtime.device)
 
 

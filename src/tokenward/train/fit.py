@@ -9,11 +9,15 @@ from typing import Literal
 from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Scored
 from tokenward.errors import InputError
 from tokenward.objective.advice import Facts, advise, errors
-from tokenward.objective.fields import GIVEN_BY
+from tokenward.objective.fields import GIVEN_BY, POLICY_FIELDS
+from tokenward.objective.memory import Step
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import SignalStep
 from tokenward.objective.terms import Term
-from tokenward.train.config import RunConfig
+from tokenward.objective.updates import ConstrainedStep
+from tokenward.train.beside import without_demos
+from tokenward.train.config import OPTIONS, RunConfig
+from tokenward.train.critic_first import without_critic
+from tokenward.train.samplers import reads_reference
 from tokenward.train.settings import without_use
 
 
@@ -28,8 +32,8 @@ def needs_probes(recipe: Recipe) -> bool:
 
 
 def group_size(recipe: Recipe, config: RunConfig) -> int:
-    """Completions of each prompt."""
-    return config.group or max(stream.group for stream in recipe.streams)
+    """The policy's completions of each prompt."""
+    return config.group or recipe.streams[0].group
 
 
 def mini_rows(config: RunConfig) -> int:
@@ -45,6 +49,8 @@ def facts(recipe: Recipe, config: RunConfig, *, examples: Sequence[Example] = ()
     return Facts(
         lengths="equal" if config.max_new_tokens == 1 else None,
         group=group_size(recipe, config),
+        prompts=config.rollout_rows // group_size(recipe, config),
+        longest=config.max_new_tokens,
         updates_per_batch=config.epochs * math.ceil(config.rollout_rows / mini_rows(config)),
         sampler_is_anchor=config.top_k is None and config.top_p is None,
     )
@@ -53,10 +59,9 @@ def facts(recipe: Recipe, config: RunConfig, *, examples: Sequence[Example] = ()
 def check(recipe: Recipe, config: RunConfig) -> None:
     """Raise every mismatch of recipe and settings at once, before anything is read."""
     kinds = frozenset(stream.kind for stream in recipe.streams)
-    wrong = without_use(config, kinds=kinds, needs=recipe.needs)
-    if len(kinds) != 1:
-        wrong.append(f"{recipe.name} learns from {' and '.join(sorted(kinds))}: a run reads one kind of data")
-    wrong += _streams(recipe)
+    sampled = {"ref_logp"} if reads_reference(recipe) else set()
+    wrong = without_use(config, kinds=kinds, needs=recipe.needs | sampled)
+    wrong += _streams(recipe) + _laws(recipe, config)
     wrong += [asks(recipe, name) for name in _absent(recipe, config)]
     if config.ref == "adapter" and not config.lora_rank:
         wrong.append("ref = adapter asks for the policy with its adapters off: give --lora-rank, or leave --ref out")
@@ -64,6 +69,9 @@ def check(recipe: Recipe, config: RunConfig) -> None:
         wrong.append("ref = cached serves recipes that read ref_logp of the rows of a file alone: leave --ref out")
     if on_policy(recipe):
         wrong += _rollout_sizes(recipe, config)
+        wrong += without_demos(recipe, config) + without_critic(recipe, config)
+    if isinstance(recipe.update, ConstrainedStep):
+        wrong += _constrained(recipe, config)
     if not wrong:
         wrong = [f"{recipe.name}: {line}" for line in errors(advise(recipe, facts=facts(recipe, config)))]
     if wrong:
@@ -72,7 +80,7 @@ def check(recipe: Recipe, config: RunConfig) -> None:
 
 def asks(recipe: Recipe, field: str) -> str:
     """Which part of the recipe needs a field, and what gives it."""
-    parts: tuple[SignalStep | Term, ...] = (*recipe.steps, *recipe.terms)
+    parts: tuple[Step | Term, ...] = (*recipe.steps, *recipe.terms)
     who = " and ".join(sorted({type(p).__name__ for p in parts if field in p.needs}))
     return f"{recipe.name}: {who} needs {field}: {GIVEN_BY[field]}"
 
@@ -81,7 +89,7 @@ def _absent(recipe: Recipe, config: RunConfig) -> list[str]:
     """Fields that the recipe needs and neither the settings nor the kind of data give."""
     found = [] if config.guide else ["guide_logp"]
     if on_policy(recipe):
-        found += ["label", "pair_target", "normalizer"] + ([] if config.reward else ["score"])
+        found += ["label", "pair_target", "normalizer"] + ([] if config.reward or config.environment else ["score"])
     return [name for name in found if name in recipe.needs]
 
 
@@ -104,8 +112,24 @@ def _streams(recipe: Recipe) -> list[str]:
     return wrong
 
 
+def _laws(recipe: Recipe, config: RunConfig) -> list[str]:
+    """Settings that several laws, or dropped groups, do not go with."""
+    wrong, mixed = [], recipe.streams[0].keep == "mixed"
+    if not mixed and config.max_rounds != OPTIONS["max_rounds"].default:
+        wrong.append(f"max_rounds = {config.max_rounds} has no effect: {recipe.name} drops no groups: leave it out")
+    if mixed and config.reward is None and config.environment is None:
+        wrong.append(f"{recipe.name} drops groups of equal scores and nothing scores: {GIVEN_BY['score']}")
+    others = [stream for stream in recipe.streams[1:] if stream.kind == "rollouts"]
+    if others and config.environment is not None:
+        wrong.append(
+            f"{recipe.name} compares the policy's answers with {others[0]}, which have no turns in an environment: "
+            "leave environment out"
+        )
+    return wrong
+
+
 def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
-    least, group = max(stream.group for stream in recipe.streams), group_size(recipe, config)
+    least, group = recipe.streams[0].group, group_size(recipe, config)
     wrong = [] if group >= least else [f"group = {group}: {recipe.name} needs {least} or more completions of a prompt"]
     for name, rows in (("rollout_rows", config.rollout_rows), ("mini_rows", mini_rows(config))):
         if rows % group:
@@ -114,6 +138,26 @@ def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
         wrong.append(f"mini_rows = {config.mini_rows} is more than rollout_rows = {config.rollout_rows}")
     if config.old_logp == "sampler" and (config.top_k is not None or config.top_p is not None):
         wrong.append("old_logp = sampler with top_k or top_p: the kept set's law is not the policy's; use trainer")
+    return wrong
+
+
+def _constrained(recipe: Recipe, config: RunConfig) -> list[str]:
+    """What a constrained step cannot do: move a shared critic, part of a batch, or the same batch twice."""
+    name, wrong = recipe.name, []
+    if "value" in recipe.needs and config.critic in (None, "shared"):
+        wrong.append(
+            f"{name}: a shared critic is a head on the weights that the constraint is about: give --critic own, or a "
+            "directory"
+        )
+    if not any(term.needs & POLICY_FIELDS for term in recipe.terms):
+        wrong.append(f"{name}: a constrained step moves a policy, and no term here does: take update = Gradient()")
+    wrong += [
+        f"{name}: {term.name} moves policy and critic at once: a constrained step needs them in terms of their own"
+        for term in recipe.terms
+        if term.needs & POLICY_FIELDS and "value" in term.needs
+    ]
+    if on_policy(recipe) and (config.epochs > 1 or mini_rows(config) < config.rollout_rows):
+        wrong.append(f"{name}: one constrained step takes the whole batch: leave out epochs and mini_rows")
     return wrong
 
 

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tokenward.data.sentences import with_sentences
 from tokenward.objective.metrics import batch_metrics
+from tokenward.objective.shares import reward_shares
+from tokenward.objective.stage_metrics import stage_metrics
 from tokenward.train import directory
 from tokenward.train.assemble import Run
 from tokenward.train.checks import first_batch
 from tokenward.train.config import RunConfig, Scalar
 from tokenward.train.journal import Journal
+from tokenward.train.next_batch import next_batch
 from tokenward.train.opened import Opened, fresh, resumed
 from tokenward.train.progress import Show
 from tokenward.train.runtime import Interrupted, StopRequest
@@ -44,7 +48,7 @@ def train(live: Opened) -> Result:
             share = rate(run.config, update=place.update, total=run.total)
             set_rate(run.optimizer, share)
             with journal.timing("update"):
-                outcome = live.learner.step(piece.rows(index))
+                outcome = live.step(piece.rows(index))
             place.update, place.done = place.update + 1, place.done + 1
             if place.done == len(rows):
                 place.piece = None
@@ -57,16 +61,19 @@ def train(live: Opened) -> Result:
 def begin(run: Run, place: Place, journal: Journal) -> Piece:
     """The next batch, with everything about it that is computed once."""
     with journal.timing("batch"):
-        batch = moved(run.source.next(), run.runtime.device)  # pairs from disk, or fresh rollouts
+        batch = with_sentences(next_batch(run, place), ends=run.sentence_ends)  # pairs from disk, or fresh rollouts
+        batch = moved(batch, run.runtime.device)
+    run.roles.remember()  # where something asks how far the batch's updates move the policy
     with journal.timing("frozen"):
         frozen = run.roles.frozen(batch, run.recipe.needs)  # no gradient, only what the recipe needs
     if place.update == 0:
         journal.say(*first_batch(run, batch, frozen))
     if run.config.old_logp == "sampler":
         frozen = replace(frozen, old_logp=batch.sampler_logp)
-    signals = run.recipe.signal(batch, frozen)  # whole groups
+    signals, place.memory = run.recipe.signal_after(batch, frozen, place.memory, total=run.runtime.total)  # whole groups
     place.batches += 1
-    journal.note(batch_metrics(batch, frozen, signals) | run.source.metrics())
+    told = batch_metrics(batch, frozen, signals) | stage_metrics(run.recipe, batch, frozen, place.memory)
+    journal.note(told | reward_shares(run.recipe, batch, frozen) | run.source.metrics())
     return Piece(batch, frozen, signals)
 
 

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import final
 
 from tokenward.errors import InputError
+from tokenward.objective.updates import ConstrainedStep
 from tokenward.runlog import RunLog
 from tokenward.train import checkpoint, directory
 from tokenward.train.assemble import Run, assemble
 from tokenward.train.config import RunConfig, Scalar
+from tokenward.train.constrained import ConstrainedLearner
+from tokenward.train.critic_first import CriticFirst, alone
 from tokenward.train.journal import Journal
 from tokenward.train.progress import Show, progress
 from tokenward.train.runtime import StopRequest, session, stop_request
 from tokenward.train.settings import Settings
 from tokenward.train.state import Place
-from tokenward.train.update import Learner
+from tokenward.train.update import Learner, Outcome, Piece
 
 
 @final
@@ -28,9 +31,15 @@ class Opened:
 
     run: Run
     place: Place
-    learner: Learner
+    learner: Learner | ConstrainedLearner
     journal: Journal
     stop: StopRequest
+    critic_first: CriticFirst | None = None  # what makes the first updates, where only the critic learns
+
+    def step(self, piece: Piece) -> Outcome:
+        """One update on these rows."""
+        early = self.critic_first is not None and self.place.update < self.run.config.critic_warmup
+        return self.critic_first.step(piece) if early and self.critic_first else self.learner.step(piece)
 
 
 @contextmanager
@@ -42,9 +51,9 @@ def fresh(
     with session(config) as runtime, stop_request() as stop:
         run = assemble(Settings(recipe, dict(keywords or {}), config), runtime)
         directory.begin(run)
-        place = Place()
+        place = Place(memory=run.recipe.memory)
         with _told(run, place, show) as journal:
-            yield Opened(run, place, _learner(run), journal, stop)
+            yield Opened(run, place, _learner(run), journal, stop, _critic_first(run))
 
 
 @contextmanager
@@ -57,13 +66,14 @@ def resumed(out: Path, *, show: Show = "auto") -> Iterator[Opened]:
         run = assemble(settings, runtime)
         directory.same_inputs(run)
         saved = checkpoint.newest(out / "checkpoints")
-        place = Place() if saved is None else directory.load(run, saved)
+        place = Place(memory=run.recipe.memory) if saved is None else directory.load(run, saved)
         with _told(run, place, show) as journal:
-            yield Opened(run, place, _learner(run), journal, stop)
+            yield Opened(run, place, _learner(run), journal, stop, _critic_first(run))
 
 
-def _learner(run: Run) -> Learner:
-    return Learner(
+def _learner(run: Run) -> Learner | ConstrainedLearner:
+    kind = ConstrainedLearner if isinstance(run.recipe.update, ConstrainedStep) else Learner
+    return kind(
         run.recipe,
         roles=run.roles,
         optimizer=run.optimizer,
@@ -71,6 +81,21 @@ def _learner(run: Run) -> Learner:
         config=run.config,
         where=run.source.where,
     )
+
+
+def _critic_first(run: Run) -> CriticFirst | None:
+    recipe = alone(run.recipe) if run.config.critic_warmup else None
+    if recipe is None:
+        return None
+    learner = Learner(
+        recipe,
+        roles=run.roles,
+        optimizer=run.optimizer,
+        runtime=run.runtime,
+        config=run.config,
+        where=run.source.where,
+    )
+    return CriticFirst(learner)
 
 
 @contextmanager

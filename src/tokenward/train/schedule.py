@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokenward.objective.recipe import Recipe
 from tokenward.train.config import RunConfig
-from tokenward.types import PROBE, Batch
+from tokenward.types import PROBE, Batch, take
 
 
 def minis(batch: Batch, *, recipe: Recipe, config: RunConfig, number: int) -> tuple[Int[Tensor, " R"], ...]:
     """The rows of each update of the number-th batch: one update offline, epochs of mini-batches on-policy."""
-    rollouts = any(stream.kind == "rollouts" for stream in recipe.streams)
-    return epochs(batch, config=config, number=number) if rollouts else whole(batch)
+    if not any(stream.kind == "rollouts" for stream in recipe.streams):
+        return whole(batch)
+    given = [place for place, stream in enumerate(recipe.streams) if stream.kind == "demos"]
+    if batch.origin is None:
+        return epochs(batch, config=config, number=number)
+    origin = batch.origin.cpu()
+    if given:
+        found = spread(batch, given=torch.isin(origin, torch.tensor(given)), config=config, number=number)
+    else:
+        found = epochs(batch, config=config, number=number)
+    if recipe.scope in ("group", "batch"):  # a part reads whole groups
+        return found
+    read = torch.isin(origin, torch.tensor(sorted(recipe.learned)))  # ReMax's greedy answer has done its work
+    return tuple(rows[read[rows]] for rows in found)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
@@ -32,11 +44,16 @@ def whole(batch: Batch) -> tuple[Int[Tensor, " R"], ...]:
 
 
 def epochs(batch: Batch, *, config: RunConfig, number: int) -> tuple[Int[Tensor, " R"], ...]:
-    """Epochs of mini-batches of whole groups, in an order drawn from (seed, number of the batch, epoch)."""
+    """Epochs of mini-batches of whole groups, in an order drawn from (seed, number of the batch, epoch).
+
+    `mini_rows` counts rows of the first stream; those of the others come along with their group.
+    """
     group = batch.group.cpu()
+    first = group if batch.origin is None else group[batch.origin.cpu() == 0]
+    each = int(torch.unique_consecutive(first, return_counts=True)[1].max())
     prompts, sizes = torch.unique_consecutive(group, return_counts=True)
     starts = sizes.cumsum(0) - sizes
-    per_mini = max(1, (config.mini_rows or config.rollout_rows) // int(sizes.max()))
+    per_mini = max(1, (config.mini_rows or config.rollout_rows) // each)
     found = []
     for epoch in range(config.epochs):
         order = shuffled(len(prompts), config.seed, number, epoch)
@@ -45,6 +62,19 @@ def epochs(batch: Batch, *, config: RunConfig, number: int) -> tuple[Int[Tensor,
                 torch.cat([torch.arange(int(starts[g]), int(starts[g] + sizes[g])) for g in sorted(part.tolist())])
             )
     return tuple(found)
+
+
+def spread(
+    batch: Batch, *, given: Bool[Tensor, " B"], config: RunConfig, number: int
+) -> tuple[Int[Tensor, " R"], ...]:
+    """Epochs of mini-batches of the rollouts, with the demonstrations (`given`, the last rows) spread evenly over them.
+
+    Each demonstration is in one update; none is seen twice before the pass over the file ends.
+    """
+    demos = given.nonzero().squeeze(-1)
+    rollouts = take(batch, (~given).nonzero().squeeze(-1), width=batch.tokens.shape[1])
+    found = epochs(rollouts, config=config, number=number)
+    return tuple(torch.cat(pair) for pair in zip(found, demos.tensor_split(len(found)), strict=True))
 
 
 def shuffled(size: int, *key: int) -> Int[Tensor, " N"]:

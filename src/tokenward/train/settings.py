@@ -111,11 +111,17 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
     reads = {"ref": {"ref_logp", "kl_ref"}, "guide": {"guide_logp"}, "guide_ref": {"guide_ref_logp"}}
     idle |= {name for name, fields in reads.items() if not fields & needs}
     if not needs & {"value", "old_value"}:
-        idle.add("critic")
+        idle |= {"critic", "critic_warmup"}
     if not needs & {"value", "old_value", "model_score"}:
         idle.add("critic_learning_rate")
+    if "segment" not in needs:
+        idle.add("sentence_ends")
     if "score" not in needs:
         idle.add("reward")
+    if config.environment is None:
+        idle |= {"max_turns", "environment_seconds"}
+    if "demos" not in kinds:
+        idle |= {"demos", "demo_rows"}
     if not config.lora_rank:
         idle |= {"lora_alpha", "lora_targets"}
     source = " and ".join(sorted(kinds))

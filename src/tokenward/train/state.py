@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tokenward.errors import InputError
+from tokenward.objective.memory import Memory
 from tokenward.train.checkpoint import Saved
 from tokenward.train.runtime import rng_state, set_rng_state
 from tokenward.train.update import Piece
@@ -20,12 +21,13 @@ Record = TypeVar("Record", Batch, TokenStats, Signal)
 
 @dataclass
 class Place:
-    """Where a run stands: updates made, batches begun, updates made on the batch in hand, and that batch."""
+    """Where a run stands: updates made, batches begun, updates made on the batch in hand, that batch, what steps know."""
 
     update: int = 0
     batches: int = 0
     done: int = 0
     piece: Piece | None = None
+    memory: Memory = field(default_factory=dict)
 
 
 def capture(place: Place, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Saved:
@@ -40,6 +42,8 @@ def capture(place: Place, *, modules: Mapping[str, nn.Module], optimizer: torch.
     if place.piece is not None:
         parts = (place.piece.batch, place.piece.frozen, place.piece.signal)
         tensors["work"] = {f"{type(p).__name__}/{n}": v for p in parts for n, v in present(p).items()}
+    if place.memory:
+        tensors["memory"] = place.memory
     return Saved(place.update, {"batches": place.batches, "done": place.done, "numbers": numbers}, tensors)
 
 
@@ -62,7 +66,8 @@ def restore(
     set_rng_state(saved.state["numbers"], saved.tensors["rng"])
     work = {name: value.to(device) for name, value in saved.tensors.get("work", {}).items()}
     piece = Piece(_record(Batch, work), _record(TokenStats, work), _record(Signal, work)) if work else None
-    return Place(saved.update, saved.state["batches"], saved.state["done"], piece)
+    remembered = dict(saved.tensors.get("memory", {}))
+    return Place(saved.update, saved.state["batches"], saved.state["done"], piece, remembered)
 
 
 def parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -16,6 +16,7 @@ from tokenward.errors import RunError
 from tokenward.models.roles import Roles
 from tokenward.objective.metrics import fields_logged, step_maxima, step_metrics
 from tokenward.objective.recipe import Recipe
+from tokenward.train import coupled
 from tokenward.train.config import RunConfig
 from tokenward.train.runtime import Runtime
 from tokenward.types import Batch, Signal, TokenStats, present, take
@@ -71,37 +72,73 @@ class Learner:
 
     def step(self, piece: Piece) -> Outcome:
         """Move the parameters once on the gradient of the loss of these rows; NaN stops before anything moves."""
+        outcome, norm = self.accumulate(piece)
+        if self.config.grad_clip is not None:
+            changed = [p for p in self._parameters if p.grad is not None]
+            nn.utils.clip_grads_with_norm_(changed, self.config.grad_clip, norm)
+        self.optimizer.step()
+        return outcome
+
+    def accumulate(self, piece: Piece) -> tuple[Outcome, Float[Tensor, ""]]:
+        """The gradient of the loss of these rows in every parameter's `grad`, and its norm; NaN stops here."""
         self.optimizer.zero_grad(set_to_none=True)
         weights = self.runtime.total(self.recipe.weights(piece.batch))
         tally = Tally()
-        for index in split(piece.batch, max_tokens=self.config.micro_tokens, scope=self.recipe.scope):
-            micro = piece.rows(index)
-            stats = self._stats(micro)
-            sums = self.recipe.sums(micro.batch, stats, micro.signal)
-            loss = self.runtime.share(self.recipe.loss(sums, weights))
-            loss.backward()  # type: ignore[no-untyped-call]
-            tally.share("loss", loss, of=torch.ones(()))
-            for name, value in sums.items():
-                tally.share(f"terms/{name}", value, of=weights[name])
-            self._measure(tally, micro, stats)
-        changed = [p for p in self._parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in changed if p.grad is not None])
+        scope = self.recipe.scope
+        parts = split(piece.batch, max_tokens=self.config.micro_tokens, scope="row" if scope == "batch" else scope)
+        if scope == "batch" and len(parts) > 1:
+            self._coupled(tally, piece, parts, weights)
+        else:
+            for index in parts:
+                self._apart(tally, piece.rows(index), weights)
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         tally.share("grad_norm", norm, of=torch.ones(()))
         values = tally.numbers()
         loss_value, grad_norm = values.pop("loss", math.nan), values.pop("grad_norm")
         if not (math.isfinite(loss_value) and math.isfinite(grad_norm)):
             raise RunError(self._blame(piece, weights))
-        if self.config.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(changed, self.config.grad_clip, norm)
-        self.optimizer.step()
-        return Outcome(loss_value, grad_norm, values, int(piece.batch.length.sum()))
+        return Outcome(loss_value, grad_norm, values, int(piece.batch.length.sum())), norm
+
+    def _apart(self, tally: Tally, micro: Piece, weights: Mapping[str, Float[Tensor, ""]]) -> None:
+        """Add the gradient of a micro-batch whose loss is its own."""
+        stats = self._stats(micro)
+        sums = self.recipe.sums(micro.batch, stats, micro.signal)
+        loss = self.runtime.share(self.recipe.loss(sums, weights))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._measure(tally, micro, stats, loss, sums, weights)
+
+    def _coupled(
+        self, tally: Tally, piece: Piece, parts: list[Int[Tensor, " _"]], weights: Mapping[str, Float[Tensor, ""]]
+    ) -> None:
+        """Add the gradient of a loss that couples the rows: the whole loss first, then each micro-batch's share."""
+        now = coupled.gathered(piece.batch, parts, lambda batch: self.roles.current(batch, self._fields))
+        whole = coupled.whole_loss(
+            self.recipe, piece.batch, piece.frozen, piece.signal, now=now, weights=weights
+        )  # fmt: skip
+        for index in parts:
+            micro = piece.rows(index)
+            stats = self.roles.current(micro.batch, self.recipe.trained)
+            loss = self.runtime.share(coupled.share(stats, micro.batch, whole.slopes, index))
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._measure(tally, piece, whole.stats, self.runtime.share(whole.loss), whole.sums, weights)
 
     def _stats(self, piece: Piece) -> TokenStats:
         """What was computed when the batch was made, and what the models say now, with gradient."""
         return replace(piece.frozen, **present(self.roles.current(piece.batch, self._fields)))
 
-    def _measure(self, tally: Tally, piece: Piece, stats: TokenStats) -> None:
-        """The metrics of one micro-batch."""
+    def _measure(
+        self,
+        tally: Tally,
+        piece: Piece,
+        stats: TokenStats,
+        loss: Float[Tensor, ""],
+        sums: Mapping[str, Float[Tensor, ""]],
+        weights: Mapping[str, Float[Tensor, ""]],
+    ) -> None:
+        """Loss, terms and metrics of one micro-batch, or of a whole batch."""
+        tally.share("loss", loss, of=torch.ones(()))
+        for name, value in sums.items():
+            tally.share(f"terms/{name}", value, of=weights[name])
         for name, (value, weight) in step_metrics(self.recipe, piece.batch, stats, piece.signal).items():
             tally.add(name, value, weight)
         for name, value in step_maxima(piece.batch, stats).items():

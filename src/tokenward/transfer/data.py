@@ -11,8 +11,8 @@ from typing import final
 
 from tokenward.demo.measure import Bench
 from tokenward.errors import InputError
+from tokenward.rollout.rewards import completion_text
 from tokenward.rollout.sampler import Law
-from tokenward.rollout.score import completion_text
 from tokenward.types import Rollout
 
 Row = dict[str, str | float]

@@ -13,6 +13,7 @@ from torch import Tensor
 from tokenward.lab.optima.graph import components, consistent
 from tokenward.lab.solving.policy import sampling_law
 from tokenward.lab.worlds.world import Prompt, World, all_compared, compared
+from tokenward.objective.games import Judged
 from tokenward.objective.links import BernoulliKL, Link, Logistic, SquashedSquare
 from tokenward.objective.targets import Majority, PairTarget, Probability, ScorePreference, Won
 
@@ -72,6 +73,10 @@ def asked(target: PairTarget, one: Comparisons) -> Float[Tensor, "L L"] | None:
         return one.wins
     if isinstance(target, Majority):
         return (torch.sign(one.wins - 0.5) + 1) / 2
+    if isinstance(target, Judged):
+        if one.prompt.labels.matrix is None:
+            return asked(ScorePreference(target.temperature), one)
+        return one.wins if target.temperature else (torch.sign(one.wins - 0.5) + 1) / 2
     if isinstance(target, ScorePreference):
         gap = one.prompt.reward[:, None] - one.prompt.reward
         p = torch.sigmoid(gap / target.temperature) if target.temperature else (torch.sign(gap) + 1) / 2
@@ -82,6 +87,8 @@ def asked(target: PairTarget, one: Comparisons) -> Float[Tensor, "L L"] | None:
 def temperature(target: PairTarget, one: Comparisons) -> float | None:
     """T where the target asks for σ((r_i − r_j)/T) on every pair; None elsewhere."""
     labels = one.prompt.labels
+    if isinstance(target, Judged):
+        return None if labels.matrix is not None else target.temperature or None
     if isinstance(target, ScorePreference):
         return target.temperature if target.temperature and not target.smoothing else None
     if not isinstance(target, (Won, Probability)) or (isinstance(target, Won) and target.smoothing):

@@ -112,6 +112,18 @@ def myopic_per_token(
     return myopic(tree, ref_logp, reward, beta=(low + high) / 2)
 
 
+def per_state(
+    tree: Tree, old_logp: Float[Tensor, "X S V"], reward: Float[Tensor, "X S V"], *, eta: float
+) -> Float[Tensor, "X L"]:
+    """One step of mirror descent at each state: π(a|s) ∝ π_old(a|s)·exp(η Q(s,a)), Q of π_old, without any KL.
+
+    The minimum of E_{s∼π_old}[−E_π Q + (1/η) KL(π‖π_old)]. On sequences it is not π_old·exp(ηR)/Z, whose exponent is
+    the soft value of what is to come, not its mean. Derived here.
+    """
+    q, _ = values(tree, old_logp, reward)
+    return tree.leaf_sum(torch.log_softmax(old_logp + eta * q, dim=-1)).exp()
+
+
 def tilted(ref: Float[Tensor, "X L"], score: Float[Tensor, "X L"]) -> Float[Tensor, "X L"]:
     """π_ref·exp(score)/Z: what pair methods reach when they fix the log-ratio up to a constant."""
     return torch.softmax(ref.log() + score, dim=-1)

@@ -22,6 +22,7 @@ from tokenward.lab.solving.policy import sampling_law
 from tokenward.lab.solving.reading import is_one_step, moving, scales, stream_kind, vanishes
 from tokenward.lab.worlds.world import World
 from tokenward.objective.advantages import GroupBaseline
+from tokenward.objective.capped import Capped
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import (
     BernoulliKL,
@@ -29,6 +30,7 @@ from tokenward.objective.links import (
     Logistic,
     Mirror,
     NegativeLogLikelihood,
+    Ratio,
     ScoreFunction,
     Square,
     SquareMargin,
@@ -203,12 +205,14 @@ def _policy_gradient(
     """β_kl diag π: with the KL in the reward the expected update is ∇ β_kl KL(π‖π*). One proximal step: diag π/η."""
     if not isinstance(term, (RowTerm, TokenTerm)) or not isinstance(term.score, LogRatio):
         return None
-    unit = term.aggregation if isinstance(term, TokenTerm) else "row"
+    unit = term.aggregation if isinstance(term, TokenTerm) else "row" if term.score.pool == "sum" else "sequence_mean"
     if is_one_step(recipe):
         if not isinstance(term.link, Mirror) or unit != "row":
             return None
         return _fisher(world, law, scale=term.coef / term.link.eta, unit=unit)
-    plain = isinstance(term.link, (ScoreFunction, Clipped, Mirror)) and isinstance(term.target, Advantage)
+    plain = isinstance(term.link, (ScoreFunction, Clipped, Ratio, Capped, Mirror)) and isinstance(
+        term.target, Advantage
+    )
     uneven = unit == "sequence_mean" and world.tree.ragged and not vanishes(recipe)
     if not plain or uneven or scales(recipe) or _feels_size(recipe, world) or len(moving(recipe)) > 1:
         return None

@@ -90,6 +90,49 @@ def follow(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, 
     return residual, steps
 
 
+def turn(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, int]:
+    """θ ← θ − s·m(θ − s·m(θ)), m = F⁻¹g: steps along the update a step ahead; the residual left, and the updates seen.
+
+    For games, whose updates turn round their point of rest where a judge's preferences are cyclic: a plain step leads
+    outward there, this one inward (the extragradient method). s grows as long as the update ahead is like the one here.
+    """
+    move = problem.natural_gradient()
+    residual, seen = _largest(move), 1
+    while residual > 1e-3 * CONVERGED and seen < limit and size > 1e-12:
+        here, now = problem.vector(), torch.cat([direction.flatten() for direction in move])
+        problem.move_to(here - size * now)
+        ahead = torch.cat([direction.flatten() for direction in problem.natural_gradient()])
+        seen += 1
+        if not _largest([ahead - now]) <= 0.7 * residual:
+            problem.move_to(here)
+            size /= 2
+            continue
+        problem.move_to(here - size * ahead)
+        move = problem.natural_gradient()
+        residual, seen, size = _largest(move), seen + 1, 1.2 * size
+    return residual, seen
+
+
+def climb(problem: Problem, *, limit: int = 50) -> tuple[float, int]:
+    """θ ← θ − F⁻¹g/s, s = max |F⁻¹g| at the start, `limit` times: for updates that nothing pulls back; they never rest.
+
+    The law runs towards a vertex, and ends where its numbers do.
+    """
+    move = problem.natural_gradient()
+    residual = first = _largest(move)
+    steps = 0
+    while 0 < first < float("inf") and steps < limit:
+        steps += 1
+        before = problem.vector()
+        problem.move_to(before - torch.cat([direction.flatten() for direction in move]) / first)
+        move = problem.natural_gradient()
+        if not _largest(move) <= 100 * first:
+            problem.move_to(before)
+            break
+        residual = _largest(move)
+    return residual, steps
+
+
 def _lbfgs(problem: Problem, *, until: float) -> int:
     optimizer = torch.optim.LBFGS(
         problem.parameters,

@@ -1,7 +1,8 @@
 """The tabular policy, and the Batch and TokenStats of a world in which every sequence is a row.
 
-One row per leaf per prompt: weight = its probability under the sampler × the prompt's weight, group = prompt, group
-size infinite. What a language model would estimate from samples is exact here; the recipe cannot tell the difference.
+One row per leaf per prompt and stream: weight = its probability under the sampler × the prompt's weight, group =
+prompt, group size infinite. What a language model would estimate from samples is exact here; the recipe cannot tell
+the difference.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.lab.solving.groups import is_grouped, pairs_within, rows_of, ungrouped
+from tokenward.lab.solving.groups import Rows, is_grouped, rows_of, ungrouped
 from tokenward.lab.solving.reading import stream_kind
+from tokenward.lab.solving.streams import pairs_played, rows_played, sampling_law
 from tokenward.lab.worlds.tree import Tree
 from tokenward.lab.worlds.world import Listed, World, compared
-from tokenward.masking import keep
+from tokenward.masking import keep, spans
 from tokenward.objective.advantages import GAE
 from tokenward.objective.links import SquashedSquare
 from tokenward.objective.recipe import Recipe
@@ -54,10 +56,25 @@ def policy_with(law: Float[Tensor, "X L"], *, tree: Tree) -> TabularPolicy:
 
 
 def batch_of(recipe: Recipe, world: World, law: Float[Tensor, "X L"]) -> Batch:
-    """All rows, with the fields that the recipe's stream has; `law` is that of the policy that samples."""
-    tree, kind = world.tree, stream_kind(recipe)
+    """All rows, with the fields that the recipe's streams have; `law` is that of the policy that samples."""
+    kind = stream_kind(recipe)
     laws = sampling_law(kind, world, law)
-    rows = rows_of(kind, world, laws)
+    rows, origin = rows_played(recipe, world, law)
+    batch = replace(_unpaired(recipe, world, rows, laws), origin=origin)
+    if "pairs" not in recipe.needs:
+        return batch
+    if kind != "rollouts":
+        return _with_pairs(batch, world, laws)
+    found = pairs_played(recipe, rows, origin)
+    batch = replace(batch, pairs=found.pairs, pair_weight=found.weight)
+    if all(prompt.labels.matrix is None for prompt in world.prompts):
+        return batch  # the judge is one of scores
+    return replace(batch, pair_target=_judged(world, rows.place[found.pairs]))
+
+
+def _unpaired(recipe: Recipe, world: World, rows: Rows, laws: Float[Tensor, "X L"]) -> Batch:
+    """The rows without pairs; `laws` are those that the first stream's answers are drawn from."""
+    tree = world.tree
     leaf = rows.place % tree.leaves
     reward = world.reward.flatten()
     squashed = any(isinstance(term, RowTerm) and isinstance(term.link, SquashedSquare) for term in recipe.terms)
@@ -79,22 +96,20 @@ def batch_of(recipe: Recipe, world: World, law: Float[Tensor, "X L"]) -> Batch:
     ):  # leaves that are never drawn have weight 0; their log-probability must be finite
         drawn = tree.conditional(laws.detach().clamp(min=1e-300))
         batch = replace(batch, sampler_logp=tree.rows(drawn)[rows.place])
-    if "pairs" not in recipe.needs:
-        return batch
-    if kind == "rollouts":
-        found = pairs_within(rows)
-        return replace(batch, pairs=found.pairs, pair_weight=found.weight)
-    return _with_pairs(batch, world, laws)
+    if "segment" in recipe.needs:
+        ends = torch.isin(batch.tokens, torch.tensor(world.delimiters, dtype=torch.long))
+        batch = replace(batch, segment=spans(batch.mask, ends))
+    return batch
 
 
-def sampling_law(kind: str, world: World, law: Float[Tensor, "X L"]) -> Float[Tensor, "X L"]:
-    """The law of single responses for a kind of stream, when the current policy's is `law`."""
-    if kind == "rollouts":
-        return law.detach()
-    if kind == "demos":
-        return world.demos
-    laws = zip(world.prompts, law, world.target, strict=True)
-    return torch.stack([prompt.sampler_law(own, target=target) for prompt, own, target in laws])
+def _judged(world: World, place: Int[Tensor, "P 2"]) -> Float[Tensor, " P"]:
+    """P(first is preferred) of each pair of places, as the world's labels say; ½ for an answer and itself."""
+    leaves = world.tree.leaves
+    p = torch.full((len(place),), 0.5, dtype=torch.float64)
+    for i, prompt in enumerate(world.prompts):
+        here = (place[:, 0] // leaves == i) & (place[:, 0] != place[:, 1])
+        p[here] = prompt.labels.prefer(prompt.reward, place[here] % leaves)
+    return p
 
 
 def _with_pairs(batch: Batch, world: World, laws: Float[Tensor, "X L"]) -> Batch:
@@ -128,6 +143,7 @@ class Models:
 def stats_of(recipe: Recipe, world: World, batch: Batch, models: Models) -> TokenStats:
     """The fields of TokenStats that the recipe needs. The critic is that of `old`, exact or zero."""
     tree, needs, kind = world.tree, recipe.needs, stream_kind(recipe)
+    several = is_grouped(kind, world) or len(recipe.streams) > 1 or recipe.streams[0].keep == "mixed"
     table, old = models.policy.table(), models.old.table().detach()
     ref = tree.conditional(world.ref)
     fields: dict[str, Tensor] = {"logp": tree.rows(table), "old_logp": tree.rows(old), "ref_logp": tree.rows(ref)}
@@ -137,18 +153,23 @@ def stats_of(recipe: Recipe, world: World, batch: Batch, models: Models) -> Toke
         fields |= {"guide_logp": tree.rows(tree.conditional(models.guide)), "guide_ref_logp": tree.rows(ref)}
     if "kl_ref" in needs:
         fields["kl_ref"] = _at_states(tree, (table.exp() * (table - ref)).sum(-1))
+    if "kl_old" in needs:
+        fields["kl_old"] = _at_states(tree, (table.exp() * (table - old)).sum(-1))
     if "entropy" in needs:
         fields["entropy"] = _at_states(tree, -(table.exp() * table).sum(-1))
     if models.score is not None:
         fields["model_score"] = models.score.flatten()
     if "old_value" in needs:
         zero = TokenStats(**{**fields, "old_value": torch.zeros_like(fields["logp"])})
-        every = batch_of(recipe, ungrouped(world), models.old.law()) if is_grouped(kind, world) else batch
+        every = batch
+        if several:
+            alone, laws = ungrouped(world), sampling_law(kind, world, models.old.law())
+            every = _unpaired(recipe, alone, rows_of(kind, alone, laws), laws)
         fields["value"] = fields["old_value"] = critic(recipe, world, every, zero)
     elif models.value is not None:
         fields["value"] = _at_states(tree, models.value[:, None].expand(-1, tree.states))
-    if is_grouped(kind, world):
-        place = rows_of(kind, world, sampling_law(kind, world, models.old.law())).place
+    if several:
+        place = rows_played(recipe, world, models.old.law())[0].place
         fields = {name: field[place] for name, field in fields.items()}
     return TokenStats(**fields)
 

@@ -6,28 +6,29 @@ from dataclasses import replace
 from typing import Literal
 
 from tokenward.errors import InputError
+from tokenward.lab.solving.groups import ungrouped
 from tokenward.lab.worlds.world import SamplerName, World
 from tokenward.objective.advantages import GroupBaseline, GroupScale, SequenceReturn, Whiten
+from tokenward.objective.fields import POLICY_FIELDS
 from tokenward.objective.links import Link, Mirror
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Term, TokenTerm
-
-_MOVES = frozenset({"logp", "kl_ref", "entropy"})  # fields through which a term moves the policy
+from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Statistic, Term, TokenTerm
 
 
 def stream_kind(recipe: Recipe) -> str:
-    """The kind of the recipe's one stream."""
-    kinds = {stream.kind for stream in recipe.streams}
-    if len(kinds) != 1:
-        raise InputError(f"recipe {recipe.name}: the lab runs recipes of one stream, got {', '.join(sorted(kinds))}")
-    return kinds.pop()
+    """The kind of the recipe's first stream."""
+    return recipe.streams[0].kind
 
 
 def sampled(recipe: Recipe, world: World) -> World:
     """The world in which the recipe's stream says who writes the answers; "old" is π_ref, where the lab starts.
 
-    A stream of pairs compares two independent draws. With "data", and for rollouts, the world stays as it is.
+    A stream of pairs compares two independent draws. With "data", and for rollouts, the world stays as it is, but that
+    several streams have infinite groups: what a group's size changes is known for one stream alone.
     """
+    if len(recipe.streams) > 1 and any(prompt.group is not None for prompt in world.prompts):
+        _refuse_group_parts(recipe)
+        return ungrouped(world)
     named = {stream.sampler for stream in recipe.streams if stream.kind != "rollouts"} - {"data"}
     if not named:
         return world
@@ -40,13 +41,27 @@ def sampled(recipe: Recipe, world: World) -> World:
     return replace(world, prompts=prompts)
 
 
+def _refuse_group_parts(recipe: Recipe) -> None:
+    """Raise where a part's mean depends on how many answers a group has; a mean over pairs or rows does not."""
+    parts = [type(step).__name__ for step in recipe.steps if isinstance(step, (GroupBaseline, GroupScale))]
+    parts += [term.name for term in recipe.terms if term.scope == "group"]
+    if parts or recipe.streams[0].keep == "mixed":
+        what = " and ".join(parts) or "keep = 'mixed'"
+        raise InputError(
+            f"recipe {recipe.name}: {what} depends on the size of groups, which the lab knows for one stream alone; "
+            "take group null (infinite)"
+        )
+
+
 def as_given(recipe: Recipe) -> Recipe:
     """A recipe on its own samples that reads no advantage, as one on given data whose sampler is the policy.
 
     The update is the same: the sampling has no gradient. Every other recipe stays as it is.
     """
     term, rollouts = recipe.terms[0], stream_kind(recipe) == "rollouts"
-    if not rollouts or len(recipe.terms) > 1 or recipe.steps or not isinstance(term, (RowTerm, PairTerm)):
+    if not rollouts or len(recipe.streams) > 1 or recipe.streams[0].keep != "all":
+        return recipe
+    if len(recipe.terms) > 1 or recipe.steps or not isinstance(term, (RowTerm, PairTerm)):
         return recipe
     if not isinstance(term.score, LogRatio) or term.score.anchor != "ref_logp":
         return recipe
@@ -56,7 +71,7 @@ def as_given(recipe: Recipe) -> Recipe:
 
 def moving(recipe: Recipe) -> tuple[Term, ...]:
     """The terms that move the policy."""
-    return tuple(term for term in recipe.terms if term.needs & _MOVES)
+    return tuple(term for term in recipe.terms if term.needs & POLICY_FIELDS)
 
 
 def links(recipe: Recipe) -> list[Link]:
@@ -68,9 +83,20 @@ def is_one_step(recipe: Recipe) -> bool:
     """Whether the recipe is one proximal step from the policy that sampled, without any pull to the reference."""
     if stream_kind(recipe) != "rollouts" or {"ref_logp", "kl_ref"} & recipe.needs:
         return False
-    return len(moving(recipe)) == 1 and all(
-        isinstance(term, PairTerm) or any(isinstance(link, Mirror) for link in links(recipe)) for term in moving(recipe)
-    )
+    ahead = [term for term in moving(recipe) if term not in near(recipe)]
+    held = near(recipe) or any(isinstance(link, Mirror) for link in links(recipe))
+    return len(ahead) == 1 and (bool(held) or isinstance(ahead[0], PairTerm))
+
+
+def near(recipe: Recipe) -> tuple[TokenTerm, ...]:
+    """The terms that hold the policy near the one that sampled, by an exact KL(π‖π_old): no force where it samples."""
+    return tuple(term for term in recipe.terms if isinstance(term, TokenTerm) and term.score == Statistic("kl_old"))
+
+
+def is_pulled(recipe: Recipe) -> bool:
+    """Whether something keeps the policy from running to a vertex: a reference, a guide, an opponent, another term."""
+    alone = all("advantage" in term.reads for term in moving(recipe))
+    return not alone or bool({"ref_logp", "kl_ref", "kl_old", "guide_logp", "pairs"} & recipe.needs)
 
 
 def follows_policy(recipe: Recipe, world: World) -> bool:

@@ -102,12 +102,16 @@ class Prompt:
 @final
 @dataclass(frozen=True)
 class World:
-    """A tree and its prompts at temperature `tau`; `weight` sums to one; `optimizer` as in lab/solving/solve.py."""
+    """A tree and its prompts at temperature `tau`; `weight` sums to one; `optimizer` as in lab/solving/solve.py.
+
+    `delimiters`: the tokens that end a sentence.
+    """
 
     tau: float
     tree: Tree
     prompts: tuple[Prompt, ...]
     optimizer: Optimizer = "auto"
+    delimiters: tuple[int, ...] = (0,)
 
     @property
     def weight(self) -> Float[Tensor, " X"]:

@@ -22,7 +22,7 @@ SHARED = (
     "pairs", "labels", "binary", "sampler", "guide", "group", "samples", "seed", "critic", "features", "demos",
     "optimizer", "weight", "ref", "reward",
 )  # fmt: skip  # may stand in the world or in a prompt, whose own wins
-WORLD = ("tau", "vocab", "horizon", "eos", "prompts")
+WORLD = ("tau", "vocab", "horizon", "eos", "prompts", "delimiters")
 LARGEST_REWARD = 1e100  # its square is a float64
 LARGEST_TAU = 1e10
 MOST_SAMPLES = 10_000_000
@@ -84,7 +84,8 @@ def parse_world(given: object, *, name: str = "given") -> World:
                 f"and tau {tau:g}"
             )
     _same_features(parsed, where)
-    return World(tau, tree, parsed, optimizer=_optimizer(merged, where))
+    ends = _delimiters(found.get("delimiters", [0]), f"{where}: delimiters", vocab=vocab)
+    return World(tau, tree, parsed, optimizer=_optimizer(merged, where), delimiters=ends)
 
 
 def _prompt(found: Mapping[str, Any], tree: Tree, where: str) -> Prompt:
@@ -168,6 +169,13 @@ def _same_features(prompts: tuple[Prompt, ...], where: str) -> None:
         raise InputError(
             f"{where}: features must be given for every prompt, with as many numbers per leaf, or for none"
         )
+
+
+def _delimiters(given: object, where: str, *, vocab: int) -> tuple[int, ...]:
+    """The tokens that end a sentence."""
+    if not isinstance(given, list):
+        raise InputError(f"{where} must be a list of tokens, got {short(given)}")
+    return tuple(whole(token, f"{where}[{i}]", most=vocab - 1) for i, token in enumerate(given))
 
 
 def _optimizer(merged: list[dict[str, Any]], where: str) -> Optimizer:

@@ -1,0 +1,178 @@
+"""The tables of docs/comparisons.md from the records of sweeps: `python benchmarks/tables.py WHAT RESULTS.jsonl …`.
+
+    tuned     the place of each method with the best reward − 0.15·KL
+    frontier  reward, KL and length of each method at each β, and reward against another method at the same β
+    samples   samples until a level of PPO's last regularized objective, and the KL there
+    groups    reward of each group of prompts, and of the worst
+    ablation  reward against the first method, KL, length, the largest ratio, and what moved first
+
+`pack RESULTS.jsonl OUT.jsonl` keeps of the records what the tables read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from tokenward.diagnose.association import Interval
+from tokenward.sweep.results import Record, by_label, difference, interval, read, rows, table
+
+TAU, LEVEL, WINDOW, BATCH = 0.15, 0.75, 5, 64
+
+
+def cell(found: Interval) -> str:
+    """A mean and its interval."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; columns of numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def tuned(records: Sequence[Record]) -> str:
+    """The best place of each method by reward − TAU·KL, among all that were tried."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for same in by_label(records).values():
+        value = table(same, "reward").mean() - TAU * table(same, "kl").mean()
+        place = ", ".join(f"{k} {v:g}" for k, v in same[0]["point"].items() if not isinstance(v, str))
+        found.setdefault(same[0]["method"], []).append((float(value), place))
+    lines = []
+    for method, tried in found.items():
+        best = max(tried)
+        lines.append([method, best[1], f"{best[0]:.2f}", "; ".join(f"{place}: {value:.2f}" for value, place in tried)])
+    return markdown(["method", "taken", f"reward − {TAU:g}·KL", "all"], lines)
+
+
+def frontier(records: Sequence[Record], *, against: str = "ppo") -> str:
+    """Each method at each place, with the paired difference of reward − β·KL to another method at the same place."""
+    groups = by_label(records)
+    lines = []
+    for row in rows(records):
+        same = groups[row.label]
+        other = [
+            r for r in records if (r["method"], r["point"]) == (against, same[0]["point"]) and r["status"] == "done"
+        ]
+        gap = "–"
+        if other and row.method != against:
+            gap = cell(_value_gap(same, other, beta=float(same[0]["point"]["beta_kl"])))
+        lines.append([row.label, str(row.seeds), cell(row.reward), cell(row.kl), f"{row.length.value:.1f}", gap])
+    return markdown(["method", "seeds", "reward", "KL", "tokens", f"reward − β·KL, less {against}'s"], lines)
+
+
+def _value_gap(one: Sequence[Record], two: Sequence[Record], *, beta: float) -> Interval:
+    """The paired difference of reward − β·KL."""
+    shared = sorted({r["seed"] for r in one} & {r["seed"] for r in two})
+    parts = []
+    for side in (one, two):
+        kept = sorted((r for r in side if r["seed"] in shared), key=lambda r: r["seed"])
+        parts.append(table(kept, "reward") - beta * table(kept, "kl"))
+    return interval(parts[0] - parts[1])
+
+
+def samples(records: Sequence[Record]) -> str:
+    """Samples until the running mean of score − β·KL of the batches stands at LEVEL of the way to PPO's last.
+
+    The way begins at the first batch of all runs and ends at the mean of the last WINDOW batches of PPO's runs with the
+    same start of the critic (the words behind the method's name). "never": the level was not reached.
+    """
+    lines = []
+    for same in by_label(records).values():
+        method = same[0]["method"]
+        kind = method.partition(" ")[2]
+        ppo = [r for r in records if r["method"].startswith("ppo") and r["method"].partition(" ")[2] == kind]
+        if method == "start" or not ppo:
+            continue
+        first = fmean(_objective(r)[0] for r in ppo)
+        last = fmean(fmean(_objective(r)[-WINDOW:]) for r in ppo)
+        at = [_reached(r, first + LEVEL * (last - first)) for r in same]
+        hit = [place for place in at if place is not None]
+        kl = [fmean(r["training"]["kl"][max(0, p - WINDOW + 1) : p + 1]) for r, p in zip(same, at) if p is not None]
+        numbers = ", ".join("never" if place is None else str((place + 1) * BATCH) for place in at)
+        mean = f"{fmean(hit) * BATCH + BATCH:.0f}" if len(hit) == len(at) else "–"
+        reward, end = interval(table(same, "reward")), interval(table(same, "kl"))
+        lines.append([method, mean, numbers, f"{fmean(kl):.2f}" if kl else "–", cell(reward), cell(end)])
+    return markdown(["method", "samples", "by seed", "KL there", "true reward at the end", "KL at the end"], lines)
+
+
+def _objective(record: Record) -> list[float]:
+    """Running mean of score − β·KL of the batches, over WINDOW of them."""
+    beta, series = float(record["settings"].get("beta_kl", 0.05)), record["training"]
+    raw = [score - beta * kl for score, kl in zip(series["reward"], series["kl"], strict=True)]
+    return [fmean(raw[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(raw))]
+
+
+def _reached(record: Record, level: float) -> int | None:
+    return next((i for i, value in enumerate(_objective(record)) if value >= level), None)
+
+
+def groups(records: Sequence[Record]) -> str:
+    """Reward of each group, of the worst group, and the gap between the first two."""
+    names = list(dict.fromkeys(name for r in records if r["heldout"] for name in r["heldout"]["by"]))
+    lines = []
+    for label, same in by_label(records).items():
+        each = [interval(table(same, "reward", group=name)) for name in names]
+        worst = min(fmean(table([one], "reward", group=name).flatten().tolist()) for one in same for name in names)
+        gap = each[0].value - each[1].value
+        kl = interval(table(same, "kl"))
+        lines.append([label, str(len(same)), *map(cell, each), f"{worst:.2f}", f"{gap:.2f}", cell(kl)])
+    head = ["method", "seeds", *names, "worst group of any seed", f"{names[0]} − {names[1]}", "KL"]
+    return markdown(head, lines)
+
+
+def ablation(records: Sequence[Record]) -> str:
+    """Each method against the first: reward, KL, length, the largest ratio of any update, and the KL half-way."""
+    found = by_label(records)
+    base = next(same for same in found.values() if same[0]["method"] != "start")
+    lines = []
+    for label, same in found.items():
+        row = {name: interval(table(same, name)) for name in ("reward", "kl", "length")}
+        gap = cell(difference(same, base)) if same is not base and label != "start" else "–"
+        curves = [r["training"] for r in same if r["training"].get("kl")]
+        top = f"{max(max(x or 0.0 for x in c['ratio_max']) for c in curves):.1f}" if curves else "–"
+        near = "–" if not any("kl_old" in c for c in curves) else f"{_mean_of(curves, 'kl_old'):.4f}"
+        half = f"{fmean(c['kl'][len(c['kl']) // 2] for c in curves):.1f}" if curves else "–"
+        lines.append([label, cell(row["reward"]), gap, cell(row["kl"]), half, f"{row['length'].value:.1f}", top, near])
+    first = base[0]["method"]
+    head = ["method", "reward", f"less {first}", "KL", "KL half-way", "tokens", "largest ratio", "KL to old a token"]
+    return markdown(head, lines)
+
+
+def _mean_of(curves: Sequence[dict[str, list[float | None]]], name: str) -> float:
+    return fmean(x for c in curves for x in c.get(name, []) if x is not None)
+
+
+KEPT = ("prompt", "by", "reward", "kl", "length", "update", "ratio_max", "kl_old")  # of heldout and training
+
+
+def pack(source: str, target: str) -> None:
+    """The records with what the tables read, in fewer digits."""
+    found = read(source)
+    for one in found:
+        one["settings"] = {k: one["settings"][k] for k in ("beta_kl", "learning_rate") if k in one["settings"]}
+        for part in ("heldout", "training"):
+            one[part] = one[part] and {name: _short(values) for name, values in one[part].items() if name in KEPT}
+    Path(target).write_text("".join(json.dumps(one, separators=(",", ":")) + "\n" for one in found), encoding="utf-8")
+
+
+def _short(values: Sequence[object]) -> list[object]:
+    return [round(x, 2 if abs(x) > 1 else 3) if isinstance(x, float) else x for x in values]
+
+
+TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
+    "tuned": tuned, "frontier": frontier, "samples": samples, "groups": groups, "ablation": ablation,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    what, *files = sys.argv[1:]
+    if what == "pack":
+        pack(*files)
+    else:
+        print(TABLES[what]([record for file in files for record in read(file)]))

@@ -1,0 +1,152 @@
+"""The story of one world: SFT on careless demonstrations, then DPO on whole episodes, PPO, RTO, and a control.
+
+Every run is the trainer's, every number is from held-out prompts. A stage that is done is not done again: the same
+command goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokenward.agents.plan import Plan
+from tokenward.agents.worlds import World, worlds
+from tokenward.errors import InputError, nearest
+from tokenward.stages import Stages, one_thread
+
+HERE = "agents.json"  # marks a directory as such a story's own, and says with what settings
+POLICIES = ("sft", "dpo", "ppo", "rto", "cut")
+
+
+def study(name: str, *, seed: int = 0, out: str, scale: float = 1.0, plan: Plan | None = None) -> str:
+    """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
+    from tokenward.agents.words import told
+    from tokenward.runlog import write_json
+    from tokenward.studies import study as studies
+    from tokenward.transfer.words import text
+
+    known = worlds()
+    if name not in known:
+        raise InputError(f"unknown world {name!r}.{nearest(name, known)}")
+    if not 0 < scale <= 10:
+        raise InputError(
+            f"scale multiplies the updates of every run: give a number above 0 and at most 10, got {scale}"
+        )
+    world, plan, start = known[name], plan or Plan(), time.monotonic()
+    folder = claimed(Path(out), name=name, seed=seed, scale=scale, plan=plan)
+    stages = Stages(folder / "runs", seed, scale)
+    with one_thread():
+        build(stages, world, plan)
+        counts = stages.once("pairs", lambda: _pairs(stages, world, plan))
+        _train(stages, world, plan)
+        results = _measure(stages, world, plan)
+    results |= {"pairs": counts, "stages": stages.seconds, "seconds": time.monotonic() - start}
+    results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
+    write_json(folder / "results.json", results)
+    found = told(world, results)
+    studies.write(found, folder / "data.jsonl")
+    return f"{text(found)}\n\nnumbers: {folder / 'results.json'}"
+
+
+def claimed(out: Path, *, name: str, seed: int, scale: float, plan: Plan) -> Path:
+    """A new directory, or one in which this story was begun with the same settings; any other is refused."""
+    from tokenward.runlog import write_json
+
+    settings = json.loads(json.dumps({"world": name, "seed": seed, "scale": scale, "plan": asdict(plan)}))
+    mark = out / HERE
+    if mark.is_file():
+        begun = json.loads(mark.read_text(encoding="utf-8"))
+        if begun != settings:
+            other = f"{begun['world']}, seed {begun['seed']}, scale {begun['scale']:g}"
+            raise InputError(f"{out} was begun with other settings ({other}): give another --out")
+        return out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something that this study did not make: give another --out")
+    try:
+        (out / "runs" / "data").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
+    write_json(mark, settings)
+    return out
+
+
+def build(stages: Stages, world: World, plan: Plan) -> None:
+    """Prompts, a model that knows nothing yet, and the SFT policy."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tokenward.data import world_model
+    from tokenward.models.quiet import quiet
+
+    train, held = world.prompt_rows(train=plan.train_prompts, heldout=plan.held_prompts, seed=stages.seed)
+    stages.write("prompts.jsonl", train)
+    stages.write("heldout.jsonl", held)
+    tokenizer = world_model.word_tokenizer(world.vocabulary())
+    with torch.random.fork_rng():
+        torch.manual_seed(stages.seed)
+        model = LlamaForCausalLM(world_model.model_config(tokenizer))
+    with quiet():
+        model.save_pretrained(stages.out / "base")
+        tokenizer.save_pretrained(stages.out / "base")
+    count = int(str(plan.sft["updates"])) * int(str(plan.sft["rows_per_update"]))
+    shown = stages.write("demonstrations.jsonl", world.demonstrations(train, count=count, seed=stages.seed))
+    stages.train("sft", "sft", {**plan.sft, "model": str(stages.out / "base"), "data": str(shown)})
+
+
+def _pairs(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:
+    """Pairs of the SFT policy's episodes on training prompts, with ids as sampled; how many."""
+    print("pairs: playing the SFT policy", flush=True)
+    bench = _bench(stages, world, plan, "prompts.jsonl")
+    rows = bench.pairs(stages.model("sft"), each=plan.pair_episodes, sharpness=plan.sharpness, seed=stages.seed + 1)
+    stages.write("pairs.jsonl", rows)
+    return {"pairs": len(rows), "episodes": plan.pair_episodes * plan.train_prompts}
+
+
+def _train(stages: Stages, world: World, plan: Plan) -> None:
+    """DPO on whole episodes; PPO, RTO with that DPO as guide, and PPO with credit cut at observations."""
+    from tokenward.agents import control
+
+    start = {"model": stages.model("sft")}
+    pairs = {**plan.dpo, **start, "data": str(stages.file("pairs.jsonl"))}
+    stages.train("dpo", "dpo", pairs, keywords={"beta": plan.beta_dpo})
+    online = {
+        **plan.online, **start, "data": str(stages.file("prompts.jsonl")), "environment": world.name,
+        "max_new_tokens": plan.max_new_tokens, "max_turns": plan.max_turns,
+    }  # fmt: skip
+    pull = {"beta_kl": plan.beta_kl}
+    stages.train("ppo", "ppo", online, keywords=pull)
+    guided = {**online, "guide": stages.model("dpo")}
+    stages.train("rto", "rto", guided, keywords={**pull, "beta_guide": plan.beta_guide})
+    stages.train("cut", f"{control.__file__}:cut_ppo", online, keywords=pull)
+
+
+def _measure(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:
+    """Held-out episodes of every policy, and the training curves of those that acted while they learned."""
+    from tokenward.agents import measure
+    from tokenward.report.records import gather
+
+    bench = _bench(stages, world, plan, "heldout.jsonl")
+    policies = {}
+    for name in POLICIES:
+        print(f"measuring {name}", flush=True)
+        work = partial(bench.measure, stages.model(name), each=plan.episodes, seed=stages.seed + 2)
+        policies[name] = stages.once(f"measure-{name}", work)
+    runs, _ = gather([stages.out / name for name in ("ppo", "rto", "cut")])
+    curves = {
+        name: {key: run.series(f"episode/{key}") for key in ("return", "calls_well")}
+        for name, run in zip(("ppo", "rto", "cut"), runs, strict=True)
+    }
+    counts = {"prompts": len(bench.prompts), "episodes": plan.episodes}
+    transcripts = {name: found["transcripts"] for name, found in policies.items()}
+    return {"policies": measure.rows(policies), "curves": curves, "counts": counts, "transcripts": transcripts}
+
+
+def _bench(stages: Stages, world: World, plan: Plan, prompts: str) -> Any:
+    from tokenward.agents.measure import Bench
+
+    limits = {"max_new_tokens": plan.max_new_tokens, "max_turns": plan.max_turns}
+    return Bench(world.name, stages.file(prompts), str(stages.out / "base"), **limits)
