@@ -1,7 +1,7 @@
 """The tables of docs/comparisons.md from the records of sweeps: `python benchmarks/tables.py WHAT RESULTS.jsonl …`.
 
     tuned     the place of each method with the best reward − 0.15·KL
-    frontier  reward, KL and length of each method at each β, and reward against another method at the same β
+    frontier  reward and KL of each method at each β, and reward − β·KL against PPO's at the same β
     samples   samples until a level of PPO's last regularized objective, and the KL there
     groups    reward of each group of prompts, and of the worst
     ablation  reward against the first method, KL, length, the largest ratio, and what moved first
@@ -51,19 +51,26 @@ def tuned(records: Sequence[Record]) -> str:
 
 
 def frontier(records: Sequence[Record], *, against: str = "ppo") -> str:
-    """Each method at each place, with the paired difference of reward − β·KL to another method at the same place."""
-    groups = by_label(records)
-    lines = []
-    for row in rows(records):
-        same = groups[row.label]
-        other = [
-            r for r in records if (r["method"], r["point"]) == (against, same[0]["point"]) and r["status"] == "done"
-        ]
-        gap = "–"
-        if other and row.method != against:
-            gap = cell(_value_gap(same, other, beta=float(same[0]["point"]["beta_kl"])))
-        lines.append([row.label, str(row.seeds), cell(row.reward), cell(row.kl), f"{row.length.value:.1f}", gap])
-    return markdown(["method", "seeds", "reward", "KL", "tokens", f"reward − β·KL, less {against}'s"], lines)
+    """Reward and KL of each method at each β; the paired difference of reward − β·KL to one method at the same β."""
+    found, shown = by_label(records), {row.label: row for row in rows(records)}
+    by_place = {(same[0]["method"], same[0]["point"].get("beta_kl")): (label, same) for label, same in found.items()}
+    methods = list(dict.fromkeys(method for method, _ in by_place))
+    betas = list(dict.fromkeys(beta for _, beta in by_place if beta is not None))
+    head = ["reward at its KL", *(f"β {beta:g}" for beta in betas)]
+    lines, gaps = [], []
+    for method in methods:
+        if (method, None) in by_place:
+            row = shown[by_place[method, None][0]]
+            lines.append([f"{method}: {cell(row.reward)} at {row.kl.value:.2f}", *[""] * len(betas)])
+            continue
+        here = {beta: by_place[method, beta] for beta in betas if (method, beta) in by_place}
+        cells = {beta: f"{cell(shown[name].reward)} at {shown[name].kl.value:.2f}" for beta, (name, _) in here.items()}
+        lines.append([method, *(cells.get(beta, "–") for beta in betas)])
+        other = {beta: by_place[against, beta][1] for beta in here if (against, beta) in by_place}
+        less = {beta: cell(_value_gap(here[beta][1], other[beta], beta=beta)) for beta in other}
+        gaps += [[method, *(less.get(beta, "–") for beta in betas)]] if method != against else []
+    second = [f"reward − β·KL, less {against}'s", *head[1:]]
+    return markdown(head, lines) + "\n\n" + markdown(second, gaps)
 
 
 def _value_gap(one: Sequence[Record], two: Sequence[Record], *, beta: float) -> Interval:
@@ -76,29 +83,38 @@ def _value_gap(one: Sequence[Record], two: Sequence[Record], *, beta: float) -> 
     return interval(parts[0] - parts[1])
 
 
-def samples(records: Sequence[Record]) -> str:
+def samples(*sweeps: Sequence[Record]) -> str:
     """Samples until the running mean of score − β·KL of the batches stands at LEVEL of the way to PPO's last.
 
     The way begins at the first batch of all runs and ends at the mean of the last WINDOW batches of PPO's runs with the
     same start of the critic (the words behind the method's name). "never": the level was not reached.
     """
-    lines = []
+    each = [_samples(records) for records in sweeps]
+    head = ["method", *["samples (by seed)", "KL there", "true reward at the end", "KL"] * len(sweeps)]
+    return markdown(
+        head, [[method, *(cell for one in each for cell in one.get(method, ["–"] * 4))] for method in each[0]]
+    )
+
+
+def _samples(records: Sequence[Record]) -> dict[str, list[str]]:
+    """The cells of each method of one sweep."""
+    found = {}
     for same in by_label(records).values():
         method = same[0]["method"]
         kind = method.partition(" ")[2]
-        ppo = [r for r in records if r["method"].startswith("ppo") and r["method"].partition(" ")[2] == kind]
-        if method == "start" or not ppo:
+        ppo = [r for r in records if r["method"] == f"ppo {kind}" and r["status"] == "done"]
+        if not ppo:
             continue
         first = fmean(_objective(r)[0] for r in ppo)
-        last = fmean(fmean(_objective(r)[-WINDOW:]) for r in ppo)
+        last = fmean(_objective(r)[-1] for r in ppo)
         at = [_reached(r, first + LEVEL * (last - first)) for r in same]
         hit = [place for place in at if place is not None]
         kl = [fmean(r["training"]["kl"][max(0, p - WINDOW + 1) : p + 1]) for r, p in zip(same, at) if p is not None]
         numbers = ", ".join("never" if place is None else str((place + 1) * BATCH) for place in at)
         mean = f"{fmean(hit) * BATCH + BATCH:.0f}" if len(hit) == len(at) else "–"
         reward, end = interval(table(same, "reward")), interval(table(same, "kl"))
-        lines.append([method, mean, numbers, f"{fmean(kl):.2f}" if kl else "–", cell(reward), cell(end)])
-    return markdown(["method", "samples", "by seed", "KL there", "true reward at the end", "KL at the end"], lines)
+        found[method] = [f"{mean} ({numbers})", f"{fmean(kl):.2f}" if kl else "–", cell(reward), f"{end.value:.2f}"]
+    return found
 
 
 def _objective(record: Record) -> list[float]:
@@ -165,7 +181,7 @@ def _short(values: Sequence[object]) -> list[object]:
     return [round(x, 2 if abs(x) > 1 else 3) if isinstance(x, float) else x for x in values]
 
 
-TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
+TABLES: dict[str, Callable[..., str]] = {
     "tuned": tuned, "frontier": frontier, "samples": samples, "groups": groups, "ablation": ablation,
 }  # fmt: skip
 
@@ -175,4 +191,4 @@ if __name__ == "__main__":
     if what == "pack":
         pack(*files)
     else:
-        print(TABLES[what]([record for file in files for record in read(file)]))
+        print(TABLES[what](*map(read, files)))

@@ -1,8 +1,8 @@
-"""Reference solutions of GSM8K against the answer checker: `python examples/gsm8k_answers.py GSM8K.jsonl PROMPTS.jsonl`.
+"""Reference solutions of GSM8K against the answer checker: `python examples/gsm8k_answers.py GSM8K.jsonl OUT.jsonl`.
 
 GSM8K.jsonl holds {"question", "answer"} rows whose answers end in `#### number`. Every reference solution must score 1,
-and 0 once its number is changed. Writes the questions as prompts with their `answer` column, so that a model can be
-trained or judged on them with `--reward answer:answer`.
+and 0 once its number is changed. OUT.jsonl gets the questions as prompts with their `answer` column: a model is trained
+or judged on them with `--reward answer:answer`.
 """
 
 from __future__ import annotations

@@ -403,11 +403,11 @@ def test_mirror_descent_resumed_within_a_batch_is_straight(
 ) -> None:
     """The old policy of the batch in hand is part of the checkpoint: without it the KL would begin anew."""
     keywords: dict[str, object] = {"ratio": "token", "kl_old": "exact", "eta": 0.5}
-    config = runs.config(tmp_path, "mirror_descent", updates=7, save_every=1, **more)
+    config = runs.config(tmp_path, "mirror_descent", updates=8, save_every=1, **more)
     loop.run(config, "mirror_descent", keywords=keywords, show="nothing")
     divergences = [float(one["terms/kl_old"]) for one in read(Path(config.out) / "events.jsonl")]
-    assert [abs(d) < 1e-6 for d in divergences] == [i % 4 == 0 for i in range(7)]  # four updates a batch
-    assert resumed(tmp_path, "mirror_descent", keywords, config, monkeypatch, at=2)
+    assert [abs(d) < 1e-6 for d in divergences] == [i % 4 == 0 for i in range(8)]  # four updates a batch
+    assert resumed(tmp_path, "mirror_descent", keywords, config, monkeypatch, at=6)  # within the second batch
     assert not resumed(tmp_path, "mirror_descent", keywords, config, monkeypatch, at=4)
 
 

@@ -53,18 +53,17 @@ def updated(
         return sum(calls), torch.cat(found), outcome
 
 
-@pytest.mark.parametrize(
-    "keywords", [{"rho": 0.3}, SPANS, {"divergence": "chi2", "rho": 0.5}], ids=["kl", "span", "chi2"]
-)
-def test_the_gradient_and_the_metrics_are_the_same_however_the_batch_is_cut(keywords: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keywords", "micro_tokens"), [({"rho": 0.3}, 48), (SPANS, 48), ({"rho": 0.3}, 1)], ids=str)
+def test_the_gradient_and_the_metrics_are_the_same_however_the_batch_is_cut(
+    keywords: dict, micro_tokens: int, tmp_path: Path
+) -> None:
     one, whole, told = updated(tmp_path, keywords, micro_tokens=10_000, drift=0.02)
     assert one == 1 and whole.abs().max() > 1e-6
-    for micro_tokens in (48, 1):
-        many, gradient, again = updated(tmp_path, keywords, micro_tokens=micro_tokens, drift=0.02)
-        assert many > 1
-        torch.testing.assert_close(gradient, whole, rtol=1e-9, atol=1e-12)
-        assert again.loss == pytest.approx(told.loss, rel=1e-10)
-        assert again.values == pytest.approx(told.values, rel=1e-9)
+    many, gradient, again = updated(tmp_path, keywords, micro_tokens=micro_tokens, drift=0.02)
+    assert many > 1
+    torch.testing.assert_close(gradient, whole, rtol=1e-9, atol=1e-12)
+    assert again.loss == pytest.approx(told.loss, rel=1e-10)
+    assert again.values == pytest.approx(told.values, rel=1e-9)
     assert {"robust/atoms", "robust/effective_atoms", "clip_ratio/high", "terms/policy", "entropy"} <= set(told.values)
 
 
@@ -102,7 +101,7 @@ def test_a_robust_run_logs_its_weights_and_the_guides_share(tmp_path: Path) -> N
     assert shares[0]["reward_share/kl"] == pytest.approx(0.0, abs=1e-6)  # the policy starts as its reference
 
 
-@pytest.mark.parametrize("placement", ["token", "sentence", "end", "residual"])
+@pytest.mark.parametrize("placement", ["sentence", "end", "residual"])
 def test_every_placement_trains(placement: str, tmp_path: Path) -> None:
     ends = {"sentence_ends": "3579"} if placement == "sentence" else {}
     config = runs.config(tmp_path, "rto", updates=2, **ends)

@@ -39,16 +39,28 @@ def test_there_are_no_other_files() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_trains_for_two_updates(name: str, tmp_path: Path) -> None:
-    """Loaded as a user loads it, with few rows; the second update tells what the paper looks at."""
-    needed = runs.files(tmp_path, "ppo")
+def trained(name: str, folder: Path, **more: object) -> list[dict[str, object]]:
+    """The updates of a file, loaded as a user loads it, with few rows."""
+    needed = runs.files(folder, "ppo")
     small = {"rollout_rows": 8, "max_new_tokens": 8, "updates": 2, "threads": 1, "seed": 1, "learning_rate": 1e-3}
     small |= {} if name.startswith("trpo") else {"mini_rows": 4, "epochs": 2}
-    flags = {key: needed[key] for key in ("model", "data", "out", "reward")} | small
+    flags = {key: needed[key] for key in ("model", "data", "out", "reward")} | small | more
     words = [text for key, value in flags.items() for text in (f"--{key.replace('_', '-')}", str(value))]
     assert train(["--config", str(FOLDER / f"{name}.yaml"), *words]) == 0
-    events = [event for event in read(tmp_path / "run" / "events.jsonl") if event["event"] == "update"]
+    return [event for event in read(folder / "run" / "events.jsonl") if event["event"] == "update"]
+
+
+def test_the_clip_does_not_bound_the_ratio(tmp_path: Path) -> None:
+    """clip .2, and in the second pass over a batch a ratio far above 1.2: other tokens moved it."""
+    events = trained("ppo", tmp_path, learning_rate=1e-2, schedule="constant", updates=4)
+    assert events[0]["policy/ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert float(str(events[3]["policy/ratio_max"])) > 2 and float(str(events[3]["clip_ratio/high"])) > 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_trains_for_two_updates(name: str, tmp_path: Path) -> None:
+    """The second update tells what the paper looks at."""
+    events = trained(name, tmp_path)
     assert len(events) == 2
     for event in events:
         assert math.isfinite(float(str(event["policy/kl_old"]))) and float(str(event["policy/ratio_max"])) > 0

@@ -67,7 +67,7 @@ def gradient(config: RunConfig, name: str, *, micro_tokens: int) -> tuple[int, t
 
 
 @pytest.mark.parametrize(
-    "name", ["sft", "dpo", "simpo", "kto", "reward_model", "rda", "rloo", "grpo", "ppo", "rto", "rebel"]
+    "name", ["sft", "dpo", "simpo", "kto", "reward_model", "rda", "rloo", "grpo", "ppo", "rto", "rebel", "xpo", "remax"]
 )
 def test_the_gradient_is_the_same_under_every_accumulation(name: str, tmp_path: Path) -> None:
     config = runs.config(

@@ -63,7 +63,11 @@ def test_the_likelihood_of_the_demonstrations_rises_and_is_told(tmp_path: Path) 
     loop.run(config, "ppo_max", keywords={"ptx_coef": 1.0}, show="nothing")
     losses = [float(str(event["terms/ptx"])) for event in updates(config.out)]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-    assert {"reward/running_std", "reward/clipped_share", "demos/epoch"} <= updates(config.out)[0].keys()
+    told = [event for event in updates(config.out) if "score" in event]  # 4 batches of 8 rows
+    assert {"reward/running_std", "reward/clipped_share", "demos/epoch"} <= told[0].keys() and len(told) == 4
+    means = [float(str(event["score"])) for event in told]
+    for number, event in enumerate(told, start=1):
+        assert event["reward/running_mean"] == pytest.approx(sum(means[:number]) / number)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_a_run_whose_reward_fails_goes_on_as_if_it_had_not(tmp_path, fault, mess
         "saved at update 4 of 8: once that is mended, go on with: tokenward train --resume " + str(failed.out)
     )
     assert "\n" not in text
+    assert (Path(failed.out) / "checkpoints" / "step-4").is_dir()
     assert not (Path(failed.out) / "model").exists()
     (tmp_path / "failed" / "now").unlink()
     loop.resume(Path(failed.out), show="nothing")

@@ -377,7 +377,8 @@ import os, time
 from pathlib import Path
 def rate(prompts, completions, columns):
     Path(__file__).with_name("pid").write_text(str(os.getpid()))
-    while prompts[0] == "w5 w6":
+    end = time.monotonic() + 60  # nothing loops for ever where a test fails
+    while prompts[0] == "w5 w6" and time.monotonic() < end:
         try:
             time.sleep(0.01)
         except BaseException:
@@ -457,6 +458,7 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path):
     assert alive(child)
     parent.kill()
     parent.wait()
+    limit = time.monotonic() + 20
     while alive(child) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not alive(child)

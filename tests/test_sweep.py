@@ -93,6 +93,18 @@ def test_a_file_that_is_wrong_is_refused_before_anything_runs(
     assert said in str(error.value)
 
 
+SHIPPED = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "on_policy").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_sweeps_of_the_benchmarks_are_what_train_takes(path: Path, tmp_path: Path) -> None:
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found["measure"]["data"] = runs.jsonl(tmp_path / "held.jsonl", [{"prompt": "w3"}])
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
+    jobs = read_sweep(tmp_path / "sweep.yaml").jobs
+    assert len({job.label for job in jobs}) == 1 + (len(jobs) - 1) // len(found["seeds"])
+
+
 # ---------------------------------------------------------------------------------------------------------------- a job
 
 
@@ -123,16 +135,19 @@ def test_a_job_trains_and_measures_once_and_its_record_has_the_documented_keys(t
 
 
 def test_of_the_updates_on_one_batch_the_largest_ratio_is_kept(tmp_path: Path) -> None:
+    fresh = {"completions/length": 4.0, "policy/ratio_max": 1.0, "policy/kl_old": 0.0}
     events = [
-        {"event": "update", "update": 1, "score": 0.5, "kl": 0.0, "policy/ratio_max": 1.0, "policy/kl_old": 0.0},
+        {"event": "update", "update": 1, "score": 0.5, "kl": 0.0, **fresh},
         {"event": "update", "update": 2, "policy/ratio_max": 1.7, "policy/kl_old": 0.2},
         {"event": "update", "update": 3, "policy/ratio_max": 1.4, "policy/kl_old": 0.3},
-        {"event": "update", "update": 4, "score": 0.7, "kl": 0.1, "policy/ratio_max": 1.0, "policy/kl_old": 0.0},
+        {"event": "update", "update": 4, "score": 0.7, "kl": 0.1, **fresh},
+        {"event": "update", "update": 5, "score": 0.8, "kl": 0.1, **fresh, "trust/ratio_max": 1.9, "trust/kl": 0.01},
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
     found = jobs.training(tmp_path)
-    assert found["update"] == [1, 4] and found["reward"] == [0.5, 0.7]
-    assert found["ratio_max"] == [1.7, 1.0] and found["kl_old"] == [0.3, 0.0]
+    assert found["update"] == [1, 4, 5] and found["reward"] == [0.5, 0.7, 0.8]
+    assert found["ratio_max"] == [1.7, 1.0, 1.9] and found["kl_old"] == [0.3, 0.0, 0.01]
+    assert "entropy" not in found
 
 
 # ------------------------------------------------------------------------------------------------------------ the sweep
@@ -189,11 +204,18 @@ def test_never_more_jobs_at_a_time_than_asked(tmp_path: Path, monkeypatch: pytes
 
 def test_a_signal_stops_the_jobs_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, f"time.sleep(0 if name == 'start' else 60); {WRITE}")
-    monkeypatch.setattr(sweeps, "_say", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    told: list[object] = []
+
+    def say(*words: object) -> None:
+        told.append(words)
+        if len(told) == 1:  # `start` is done, the next job is at work
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sweeps, "_say", say)
     begin = time.monotonic()
     with pytest.raises(Interrupted, match=r"1 of 3 jobs are done; go on with: tokenward sweep .* --out ") as stop:
-        sweeps.sweep(file(tmp_path, seeds=[0, 1]), out=tmp_path / "out", jobs=1)
-    assert stop.value.signal == signal.SIGINT and time.monotonic() - begin < 30
+        sweeps.sweep(file(tmp_path, seeds=[0, 1]), out=tmp_path / "out", jobs=2)
+    assert len(told) == 2 and stop.value.signal == signal.SIGINT and time.monotonic() - begin < 30
     states = [one["status"] for one in results.read(tmp_path / "out" / "results.jsonl")]
     assert states == ["done", "open", "open"]
 

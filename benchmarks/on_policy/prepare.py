@@ -14,14 +14,14 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import free_length
 import torch
 
 from tokenward.data import world, world_model, world_rows
-from tokenward.demo.measure import judge
 from tokenward.models.quiet import quiet
 from tokenward.stages import Stages, one_thread
 
-TRAIN, HELD, FEW = 400, 96, 30
+TRAIN, HELD, FEW, LONG = 400, 96, 30, 30  # from LONG words on, the reward is free_length.py's
 PAIR_PROMPTS, PAIR_SAMPLES = 400, 16
 COMMON = {"schedule": "cosine", "warmup_updates": 10, "rows_per_update": 32}
 COPY = {**COMMON, "updates": 1200, "learning_rate": 4e-3}
@@ -87,7 +87,7 @@ def reviews(prompts: Sequence[dict[str, str]], count: int, words: int, seed: int
     rows = []
     for place in range(count):
         facts = prompts[place % len(prompts)]
-        sentences = rng.sample(world.STATEMENTS, 2 if words < 30 else 4)
+        sentences = rng.sample(world.STATEMENTS, 2 if words < LONG else 4)
         sentences += rng.sample([*world.VALENCE, *world.NEUTRAL], 8)
         if rng.random() < world_rows.TWICE:
             sentences[2] = sentences[0]
@@ -115,8 +115,9 @@ def _pairs(stages: Stages, words: int) -> dict[str, int]:
     prompts = data.examples[:PAIR_PROMPTS]
     ends = load.end_ids(policy, tokenizer)
     sampler = GenerateSampler(policy, end_ids=ends, pad_id=data.encoder.pad, max_new_tokens=words + 1, rows=400, seed=1)
+    truth = world.reward if words < LONG else free_length.reward
     texts = sample(
-        sampler, prompts, samples=PAIR_SAMPLES, reward=FunctionReward(judge, name="world", tokenizer=tokenizer)
+        sampler, prompts, samples=PAIR_SAMPLES, reward=FunctionReward(truth, name="world", tokenizer=tokenizer)
     )
     cut = [texts[i : i + PAIR_SAMPLES] for i in range(0, len(texts), PAIR_SAMPLES)]
     rows = world_rows.pair_rows(

@@ -39,7 +39,7 @@ class Rollout:
 
     `logp[i]` is the log-probability of `response_tokens[i]` under the law it was really drawn from (temperature and
     kept set included). `trainable[i]` is False for tokens the model did not write. `finish` is "stop" when the end
-    token was drawn. `version` counts the weight pushes the sampler had received. `parts` are named shares of `score`.
+    token was drawn. `version` counts the weight pushes the sampler had received. `parts` are numbers logged by name.
     `rewards[i]` is given at response token i (an environment's or a step's), besides the score; absent: none. `stream`
     is the number of the recipe's stream that asked for it.
     """

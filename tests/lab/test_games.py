@@ -172,7 +172,9 @@ def rests_at(law, ref, wins, rival, tau):
     return np.ptp(gap)
 
 
-@pytest.mark.parametrize(("tau", "share"), [(0.05, 0.0), (0.05, 0.5), (0.3, 0.0), (0.3, 0.125), (0.3, 1.0)])
+@pytest.mark.parametrize(
+    ("tau", "share"), [pytest.param(0.05, 0.0, marks=pytest.mark.slow), (0.3, 0.0), (0.3, 0.125), (0.3, 1.0)]
+)
 def test_nash_md_rests_where_no_answer_gains_against_the_mixture(tau, share):
     world = cyclic(tau)
     ref, recipe = world.ref[0].numpy(), build("nash_md", beta_kl=tau, mixture=share)
@@ -185,8 +187,9 @@ def test_nash_md_rests_where_no_answer_gains_against_the_mixture(tau, share):
     assert tv(found.law[0], law) < 1e-8
 
 
+@pytest.mark.slow
 def test_the_nash_policy_cannot_be_exploited_and_that_of_the_mixture_can():
-    """v(π′, π) = π′Pπ − τ KL(π′‖π_ref) + τ KL(π‖π_ref) is ½ at Nash; the best reply has τ log Σ π_ref e^{P(·≻π)/τ} + …"""
+    """v(π′, π) = π′Pπ − τ KL(π′‖π_ref) + τ KL(π‖π_ref) is ½ at Nash; its best reply has τ log Σ π_ref e^{P(·≻π)/τ}."""
     world, tau = cyclic(0.1), 0.1
     ref = world.ref[0].numpy()
 
@@ -211,6 +214,7 @@ def test_ipo_on_own_pairs_is_the_nash_policy_too():
     assert tv(found.law[0], law) < 1e-8
 
 
+@pytest.mark.slow
 def test_with_a_judge_without_scores_online_dpo_is_not_the_nash_policy():
     """Logistic: Σ_j π_j (P_ij − σ(τ(lr_i − lr_j))) = 0; no closed form, another policy."""
     world, tau = cyclic(0.2), 0.2
@@ -223,6 +227,7 @@ def test_with_a_judge_without_scores_online_dpo_is_not_the_nash_policy():
     assert tv(law, solve(build("nash_md", beta_kl=tau, mixture=0.0), world).law[0]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nash_md", "online_dpo"])
 def test_games_on_trees_with_a_judge_of_pairs(name):
     world, rng = tree_world(**RAGGED), np.random.default_rng(11)
@@ -237,6 +242,7 @@ def test_games_on_trees_with_a_judge_of_pairs(name):
         assert tv(law, want) < 1e-8
 
 
+@pytest.mark.slow
 def test_with_the_tokens_own_kl_nash_md_is_myopic_on_trees():
     world = tree_world(**{**RAGGED, "prompts": 1})
     found, solution = (f(build("nash_md", beta_kl=0.3, kl="loss_k2"), world) for f in (predict, solve))

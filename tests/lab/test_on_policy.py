@@ -16,7 +16,8 @@ from tokenward.cli import main
 from tokenward.lab import verify
 from tokenward.lab.optima.fixed_points import ARGMAX, NOTHING_PULLS
 from tokenward.lab.optima.targets import predict
-from tokenward.lab.solving.problem import batch_of
+from tokenward.lab.rates.rate import rate
+from tokenward.lab.solving.policy import batch_of
 from tokenward.lab.solving.solve import solve
 from tokenward.objective.capped import Capped
 from tokenward.objective.links import Clipped, Ratio
@@ -104,6 +105,14 @@ def test_the_two_readings_of_reinforce_pp():
     assert predict(last, world).target is None
     found = solve(last, world).law[0].numpy()
     assert tv(found, gibbs(world.ref[0].numpy(), world.reward[0].numpy(), TAU)) > 0.02
+
+
+@pytest.mark.parametrize("name", ["gspo", "cispo"])
+def test_the_rate_of_a_ratio_of_whole_answers_is_that_of_a_mean_over_tokens(name):
+    """The curvature of gspo is divided by each answer's length, that of cispo by the mean length."""
+    found = rate(build(name, beta_kl=TAU), tree_world(**RAGGED))
+    assert found.agrees and found.predicted is not None and found.measured is not None
+    assert 1 - found.measured == pytest.approx(1 - found.predicted, rel=1e-3)
 
 
 # ----------------------------------------------------------------------------------------------- finite groups (E4)

@@ -20,7 +20,7 @@ from tokenward.objective.rewards import Guide
 from tokenward.recipes import RECIPES, build
 
 CLIPPED = ("grpo", "reinforce_pp_baseline", "dr_grpo", "dapo", "gspo", "cispo")
-ON_POLICY = ("reinforce", "rloo", "reinforce_pp", "ppo", "rto", "distill", "mirror_descent", "trpo")
+ON_POLICY = ("reinforce", "rloo", "reinforce_pp", "ppo", "rto", "distill", "mirror_descent", "trpo", "remax")
 SHAPES = {"bandit": (5, 1, None), "tree": (3, 3, None), "ragged": (3, 3, 2)}
 
 
@@ -42,12 +42,12 @@ def a_world(shape, **fields):
 
 TARGETS = {
     **dict.fromkeys(("dpo", "pra", "rda", "ra", "reinforce", "rloo", "ppo", "rebel", "mirror_descent"), "boltzmann"),
-    "trpo": "boltzmann",
+    **dict.fromkeys(("trpo", "online_dpo", "remax"), "boltzmann"), "nash_md": "nash_mixture", "xpo": None,
     **dict.fromkeys(("bda", "bco"), "boltzmann"), "f_dpo": "f_divergence",
     **dict.fromkeys(("dr_grpo", "dapo", "gspo", "cispo"), "boltzmann"), "reinforce_pp_baseline": None,
     **dict.fromkeys(("dpo_averaged", "ipo_averaged"), "length_power"),
-    "ipo": "ipo", "rto": "extrapolated", "distill": "guide", "sft": "demonstrations",
-    **dict.fromkeys(("grpo", "reinforce_pp", "slic", "kto", "una", "cdpo", "simpo", "reward_model")),
+    "ppo_max": "scaled", "ipo": "ipo", "rto": "extrapolated", "distill": "guide", "sft": "demonstrations",
+    **dict.fromkeys(("grpo", "drto", "reinforce_pp", "slic", "kto", "una", "cdpo", "simpo", "reward_model")),
 }  # fmt: skip
 
 

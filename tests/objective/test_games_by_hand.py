@@ -1,4 +1,4 @@
-"""Answers of several laws, on rows worked by hand: who wins, what a greedy answer is worth, which pairs a term reads."""
+"""Answers of several laws, on rows worked by hand: who wins, what a greedy answer is worth, which pairs count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTHING = TokenStats()
 
 
 def two_laws(**fields: torch.Tensor) -> Batch:
-    """A prompt with two answers of the policy (rows 0, 1) and two of another law (rows 2, 3), one token but for row 1."""
+    """A prompt with two answers of the policy (rows 0, 1) and two of another law (rows 2, 3); row 1 has two tokens."""
     base = {
         "group": torch.zeros(4, dtype=torch.long),
         "origin": torch.tensor([0, 0, 1, 1]),
@@ -47,7 +47,7 @@ def test_win_rate_is_the_mean_over_the_other_streams_answers_less_a_half_at_the_
     given = two_laws(pair_weight=tensor(3.0, 1.0, 1.0, 1.0))
     reward = WinRate()(given, NOTHING, Signal()).reward
     assert reward is not None
-    # row 0: beats row 2 with σ(1), weight 3, row 3 with 1 − σ(1), weight 1 · row 1: row 2 with 1 − σ(1), row 3 with 1 − σ(3)
+    # row 0: σ(1) against row 2, weight 3, 1 − σ(1) against row 3; row 1: 1 − σ(1) and 1 − σ(3)
     first = (3 * sigma(1.0) + (1 - sigma(1.0))) / 4 - 0.5
     second = ((1 - sigma(1.0)) + (1 - sigma(3.0))) / 2 - 0.5
     torch.testing.assert_close(reward[:2], tensor([[first, 0.0], [0.0, second]]))

@@ -159,7 +159,7 @@ def test_with_one_update_a_batch_the_clip_is_inert() -> None:
 
 
 def test_values_held_by_their_clip_are_counted() -> None:
-    """V − V_old = .5, −.5, .1 and R − V_old = .2, −1, −1, clip .2: the clipped branch is larger for the second alone."""
+    """V − V_old = .5, −.5, .1, R − V_old = .2, −1, −1, clip .2: the clipped branch is larger for the second alone."""
     recipe = build("ppo")
     zero = torch.zeros(3, 2, dtype=torch.float64)
     batch = Batch(

@@ -19,7 +19,7 @@ class Plan:
 
     train_prompts: int = 320
     held_prompts: int = 128
-    pair_episodes: int = 16  # SFT episodes of each training prompt, two to a pair
+    pair_episodes: int = 12  # SFT episodes of each training prompt, two to a pair
     sharpness: float = 5.0
     episodes: int = 4  # of each held-out prompt and policy
     max_new_tokens: int = 32  # of an episode, observations included
@@ -27,20 +27,26 @@ class Plan:
     beta_dpo: float = 0.1
     beta_kl: float = 0.02
     beta_guide: float = 0.02
+    copy: Mapping[str, object] = field(  # words said twice: what teaches a small model to look back and copy
+        default_factory=lambda: {
+            "updates": 150, "rows_per_update": 32, "learning_rate": 3e-3, "warmup_updates": 20, "schedule": "cosine",
+            "weight_decay": 0.01,
+        }
+    )  # fmt: skip
     sft: Mapping[str, object] = field(
         default_factory=lambda: {
-            "updates": 400, "rows_per_update": 32, "learning_rate": 3e-3, "warmup_updates": 20, "schedule": "cosine",
+            "updates": 200, "rows_per_update": 32, "learning_rate": 3e-3, "warmup_updates": 20, "schedule": "cosine",
             "weight_decay": 0.01,
         }
     )  # fmt: skip
     dpo: Mapping[str, object] = field(
         default_factory=lambda: {
-            "updates": 80, "rows_per_update": 32, "learning_rate": 2e-4, "warmup_updates": 10, "schedule": "linear",
+            "updates": 60, "rows_per_update": 32, "learning_rate": 2e-4, "warmup_updates": 10, "schedule": "linear",
         }
     )  # fmt: skip
     online: Mapping[str, object] = field(  # of PPO, RTO and the control alike
         default_factory=lambda: {
-            "updates": 128, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
+            "updates": 160, "rollout_rows": 128, "mini_rows": 64, "epochs": 2, "learning_rate": 3e-4,
             "critic_learning_rate": 1e-3, "critic": "own", "warmup_updates": 5, "schedule": "linear",
         }
     )  # fmt: skip

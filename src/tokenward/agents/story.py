@@ -7,7 +7,9 @@ command goes on where an earlier one stopped.
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -92,9 +94,22 @@ def build(stages: Stages, world: World, plan: Plan) -> None:
     with quiet():
         model.save_pretrained(stages.out / "base")
         tokenizer.save_pretrained(stages.out / "base")
-    count = int(str(plan.sft["updates"])) * int(str(plan.sft["rows_per_update"]))
-    shown = stages.write("demonstrations.jsonl", world.demonstrations(train, count=count, seed=stages.seed))
-    stages.train("sft", "sft", {**plan.sft, "model": str(stages.out / "base"), "data": str(shown)})
+    twice = stages.write("copy.jsonl", copied(world.vocabulary(), count=_rows(plan.copy), seed=stages.seed))
+    stages.train("sft-copy", "sft", {**plan.copy, "model": str(stages.out / "base"), "data": str(twice)})
+    shown = stages.write("demonstrations.jsonl", world.demonstrations(train, count=_rows(plan.sft), seed=stages.seed))
+    stages.train("sft", "sft", {**plan.sft, "model": stages.model("sft-copy"), "data": str(shown)})
+
+
+def copied(words: Sequence[str], *, count: int, seed: int) -> list[dict[str, str]]:
+    """{"prompt", "completion"} of three to six of the world's words, said twice."""
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(words, k=rng.randint(3, 6))) for _ in range(count)]
+    return [{"prompt": f"{text} ", "completion": text} for text in texts]
+
+
+def _rows(settings: Mapping[str, object]) -> int:
+    """Rows that a run reads, each once."""
+    return int(str(settings["updates"])) * int(str(settings["rows_per_update"]))
 
 
 def _pairs(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:

@@ -126,8 +126,10 @@ def _figures(world: World, results: Row) -> tuple[Figure, ...]:
     found, curves = results["policies"], results["curves"]
     names = list(METHODS)
     bars = [_bars(COLUMNS[key], [found[name][key] for name in names]) for key in ("reward", "right", "called_well")]
-    lines = tuple(Series(METHODS[name], *curve["return"]) for name, curve in curves.items())
-    ends = [min(lines[0].x), max(lines[0].x)]
+    returns = {name: curve["return"] for name, curve in curves.items()}
+    lines = tuple(Series(METHODS[name], [float(x) for x in at], values) for name, (at, values) in returns.items())
+    last = max(float(at[-1]) for at, _ in returns.values())
+    ends = [1.0, last]
     best = Series("best possible", ends, [world.best, world.best])
     return (
         Figure(

@@ -140,10 +140,10 @@ def recipes(words: list[str]) -> int:
         known = "".join(f"{one}\n" for one in advise(recipe, facts=Facts())) + "\n"
         print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n{known}{recipe.cite()}")
     else:
-        print(f"{'recipe':<22}{'tier':<6}{'scenario':<10}{'optimum':<22}{'learns from':<19}needs")
+        print(f"{'recipe':<22}{'tier':<6}{'scenario':<10}{'optimum':<22}{'learns from':<21}needs")
         for one in _catalog(names):
             cells = f"{one['recipe']:<22}{one['tier']:<6}{one['scenario'] or '–':<10}{one['target'] or '–':<22}"
-            print(f"{cells}{', '.join(one['streams']):<19}{', '.join(one['needs'])}")
+            print(f"{cells}{', '.join(one['streams']):<21}{', '.join(one['needs'])}")
     return 0
 
 
@@ -168,7 +168,7 @@ def _facts(name: str, prediction: Any) -> dict[str, Any]:
         "scenario": recipe.scenario,
         "target": prediction.target,
         "shares_pi_tau": prediction.shares,
-        "streams": list(dict.fromkeys(stream.kind for stream in recipe.streams)),
+        "streams": [s.sampler if s.kind == "rollouts" and not s.own else s.kind for s in recipe.streams],
         "needs": sorted(recipe.needs),
         "defaults": {key: one.default for key, one in inspect.signature(make).parameters.items()},
         "defaults_from": method.defaults if method else None,

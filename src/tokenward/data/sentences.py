@@ -23,16 +23,16 @@ def sentence_ends(encoder: Encoder, *, characters: str) -> frozenset[int]:
     """
     engine = encoder.tokenizer.backend_tokenizer
     ids = range(engine.get_vocab_size(with_added_tokens=True))
-    texts = engine.decode_batch([[i] for i in ids], skip_special_tokens=True)
-    found = frozenset(
-        i for i, text in zip(ids, texts, strict=True) if text.rstrip(" ").endswith(tuple(characters)) and text
-    )
-    if characters and not found - encoder.control:
+    texts = engine.decode_batch([[i] for i in ids], skip_special_tokens=False)
+    marks = tuple(characters)
+    found = frozenset(i for i, text in zip(ids, texts, strict=True) if marks and text.rstrip(" ").endswith(marks))
+    found = found - encoder.control
+    if characters and not found:
         raise InputError(
             f"no token of {encoder.label} ends with one of {characters!r}, so no sentence would end: "
             'give --sentence-ends with other characters, or "" for one sentence a turn'
         )
-    return found - encoder.control
+    return found
 
 
 def with_sentences(batch: Batch, *, ends: frozenset[int] | None) -> Batch:

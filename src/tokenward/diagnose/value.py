@@ -61,7 +61,7 @@ def text_values(
     micro_tokens: int = 16384,
 ) -> TextValues:
     """Reward, KL and log-ratio of scored texts of `policy`; a text that was cut counts as the policy's text so cut."""
-    rewards = [rollout.score for rollout in rollouts if rollout.score is not None]
+    rewards = [total for rollout in rollouts if (total := rollout.total) is not None]
     if not rollouts or len(rewards) < len(rollouts):
         raise InputError(f"J needs a reward of every text; {len(rewards)} of {len(rollouts)} texts have one")
     batch = rollouts_batch([[r] for r in rollouts], pad_id=pad_id)

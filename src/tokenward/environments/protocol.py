@@ -20,9 +20,9 @@ class Observation:
     """
 
     text: str = ""
-    reward: float = 0.0
+    reward: int | float = 0.0
     done: bool = False
-    counts: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int | float] = field(default_factory=dict)
     role: str = "user"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokenward.objective.games import Judged
 from tokenward.objective.groups import MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import BernoulliKL, Hinge, Logistic, Prospect, Square, SquashedSquare
 from tokenward.objective.recipe import Recipe
@@ -69,7 +70,9 @@ def _hard_labels(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         if not isinstance(term, PairTerm) or not isinstance(term.link, (Logistic, BernoulliKL)):
             continue
         target = term.target
-        decided = isinstance(target, Majority) or (isinstance(target, ScorePreference) and target.temperature == 0)
+        decided = isinstance(target, Majority) or (
+            isinstance(target, (ScorePreference, Judged)) and target.temperature == 0
+        )
         if (decided or facts.labels == "hard") and not _smoothing(term):
             text = (
                 "with labels of 0 and 1 nothing bounds the margin of an answer that wins every comparison, whatever β: "

@@ -46,8 +46,8 @@ def _out_of_reach(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         free = step.max_tokens - step.buffer if isinstance(step, Overlong) else 0.0
         if isinstance(step, Overlong) and facts.longest is not None and facts.longest <= free:
             text = (
-                f"no answer of at most {facts.longest} tokens pays: the penalty begins behind {free:g}; give overlong_max "
-                "the longest completion, and overlong_buffer its last part"
+                f"no answer of at most {facts.longest} tokens pays: the penalty begins behind {free:g}; give "
+                "overlong_max the longest completion, and overlong_buffer its last part"
             )
             yield Advice("note", "Overlong out of reach", text, "Yu et al. 2025, §3.4")
 

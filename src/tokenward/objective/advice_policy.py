@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, Whiten
 from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import K2, K3
 from tokenward.objective.links import Clipped, Difference, Identity, Ratio
+from tokenward.objective.placement import TakenBack
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.rewards import Guide, KLPenalty
 from tokenward.objective.sequence_ratio import SequenceRatio
@@ -82,7 +84,7 @@ def _scale(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
 
 def _most(step: GroupScale, group: int) -> float:
     """The largest |A| of a group: one answer apart from all others."""
-    return (group - 1) ** 0.5 if step.std == "population" else (group - 1) / group**0.5
+    return math.sqrt(group - 1) if step.std == "population" else (group - 1) / math.sqrt(group)
 
 
 def _uneven(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
@@ -130,7 +132,7 @@ def _single(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
 
 def _reward(recipe: Recipe, _: Facts) -> Iterator[Advice]:
     for step in recipe.steps:
-        if isinstance(step, Guide) and step.clip is not None:
+        if isinstance(step, Guide) and step.clip is not None and not isinstance(step.placement, TakenBack):
             text = (
                 "clipped, the guide's token rewards do not sum to its log-ratio of the answer, and the optimum moves; "
                 "leave guide_clip out"

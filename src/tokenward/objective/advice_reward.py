@@ -20,9 +20,9 @@ def _scaled(recipe: Recipe, _: Facts) -> Iterator[Advice]:
     later = any(isinstance(step, (KLPenalty, AdaptiveKL)) for step in recipe.steps[min(places, default=0) :])
     if places and (later or any(pulls(term) for term in linked(recipe))):
         text = (
-            "rewards are divided by their running std σ and the KL is not: the temperature is β·σ in units of the "
-            "score, π_ref·exp(r/(σβ))/Z, the same for every unit of rewards; σ falls as the policy sharpens, and for a "
-            "small β there may be no rest before the best answer: watch reward/running_std and kl"
+            "rewards are divided by their running std σ and the KL is not: the optimum is π_ref·exp(r/(σβ))/Z, σ the "
+            "std under itself; σ falls as the policy sharpens (reward/running_std), and for a small β nothing may stop "
+            "it before the best answer; take reward_scale=none for π_ref·exp(r/β)/Z"
         )
         yield Advice("note", "RunningScale before the KL", text, DERIVED)
 
@@ -34,8 +34,8 @@ def _clipped(recipe: Recipe, _: Facts) -> Iterator[Advice]:
         if isinstance(step, ClipReward):
             unit = " std" if scaled else ""
             text = (
-                f"answers whose reward is beyond ±{step.limit:g}{unit} become alike: the optimum is that of the clipped "
-                "reward; watch reward/clipped_share"
+                f"answers whose reward is beyond ±{step.limit:g}{unit} become alike (reward/clipped_share): the "
+                "optimum is that of the clipped reward; leave reward_clip out for that of the reward"
             )
             yield Advice("note", "ClipReward", text, DERIVED)
 
@@ -43,10 +43,13 @@ def _clipped(recipe: Recipe, _: Facts) -> Iterator[Advice]:
 def _both(recipe: Recipe, _: Facts) -> Iterator[Advice]:
     kinds = {type(step) for step in recipe.steps}
     if AdvantageClip in kinds:
-        text = "a clipped advantage is no longer one on average: only where all advantages are 0 is the rest the same"
+        text = (
+            "clipped advantages do not average to 0 where advantages do: the rest may be another, unless all are 0 "
+            "there; leave advantage_clip out"
+        )
         yield Advice("note", "AdvantageClip", text, DERIVED)
     if AdvantageClip in kinds and ClipReward in kinds:
-        text = "clipping rewards and advantages at once is what the paper warns of: leave advantage_clip out"
+        text = "clipping rewards and advantages at once is what the paper warns of; leave advantage_clip out"
         yield Advice("warning", "AdvantageClip with ClipReward", text, SECRETS)
 
 
@@ -54,19 +57,20 @@ def _steered(recipe: Recipe, _: Facts) -> Iterator[Advice]:
     for step in recipe.steps:
         if isinstance(step, AdaptiveKL):
             text = (
-                f"the coefficient is moved until the KL of a response is {step.target:g} nats: the optimum is "
-                "π_ref·exp(r/β)/Z at the β where that holds, whatever it starts from; watch kl/coef"
+                f"the coefficient (kl/coef) is moved until the KL of a response is {step.target:g} nats: the optimum "
+                "is π_ref·exp(r/β)/Z at the β where that holds, wherever it starts; leave kl_target out for a fixed β"
             )
             yield Advice("note", "AdaptiveKL", text, DERIVED)
 
 
 def _free(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
     for term in linked(recipe):
-        plain = isinstance(term.link, Ratio) and isinstance(recipe.update, Gradient)
+        held = "kl_old" in recipe.needs or not isinstance(recipe.update, Gradient)
+        plain = isinstance(term.link, Ratio) and not held
         if plain and (facts.updates_per_batch or 1) > 1:
             text = (
-                f"nothing bounds the ratio over {facts.updates_per_batch} updates on a batch: watch policy/ratio_max "
-                "and policy/kl_old, and take a small learning rate or a clip"
+                f"nothing holds the ratio (policy/ratio_max) over {facts.updates_per_batch} updates on a batch but "
+                "their size; take a clip, or a smaller learning rate"
             )
             yield Advice("note", part(term), text, DERIVED)
 

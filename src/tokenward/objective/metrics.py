@@ -35,7 +35,7 @@ from tokenward.objective.links import Clipped, ClippedSquare, Ratio
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.robust import RobustTerm
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, TokenTerm
-from tokenward.types import LENGTH, Batch, Signal, TokenStats, stream_weight, pair_share
+from tokenward.types import LENGTH, Batch, Signal, TokenStats, pair_share, stream_weight
 
 Share = tuple[Tensor, Tensor]  # (sum, weight)
 
@@ -170,7 +170,7 @@ def _value_metrics(
     if link.clip is None or stats.value is None or signal.returns is None:
         return {}
     step, aim = term.score.tokens(batch, stats), term.target.tokens(batch, stats, signal)
-    held = (step.abs() > link.clip) & ((step.clamp(-link.clip, link.clip) - aim).abs() > (step - aim).abs())
+    held = (step.clamp(-link.clip, link.clip) - aim).abs() > (step - aim).abs()
     own = first_stream(batch)
     return {"critic/value_clip_share": (keep(held.to(step.dtype), own).sum(), count(own).sum())}
 

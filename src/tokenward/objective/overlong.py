@@ -36,8 +36,8 @@ class Overlong:
     def __post_init__(self) -> None:
         if not 0 < self.buffer <= self.max_tokens:
             raise InputError(
-                f"Overlong: the buffer is the last part of max_tokens, got buffer {self.buffer:g} of {self.max_tokens:g}; "
-                "give 0 < buffer ≤ max_tokens"
+                f"Overlong: the buffer is the last part of max_tokens, got buffer {self.buffer:g} of "
+                f"{self.max_tokens:g}; give 0 < buffer ≤ max_tokens"
             )
 
     def penalty(self, length: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

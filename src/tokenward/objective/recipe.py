@@ -29,7 +29,7 @@ from tokenward.types import Batch, Signal, TokenStats, present
 SCENARIOS: dict[str, str] = {"everywhere": "BDA", "samples": "RA", "differences": "RDA", "labels": "PRA"}
 _ORDER = ("everywhere", "samples", "differences", "labels")
 
-Sampler = Literal["data", "reference", "uniform", "old", "policy", "policy-through", "target", "greedy", "mixture"]
+Sampler = Literal["data", "reference", "uniform", "old", "policy", "policy-through", "target"]
 _SAMPLERS: dict[str, tuple[str, ...]] = {
     "demos": ("data",),
     "rollouts": ("data", "policy", "reference", "greedy", "mixture"),
@@ -54,13 +54,12 @@ class Stream:
 
     kind: Literal["demos", "pairs", "labels", "scores", "rollouts"]
     group: int = 1
-    sampler: Sampler = "data"
+    sampler: Sampler | Literal["greedy", "mixture"] = "data"
     mixture: float | None = None
     keep: Literal["all", "mixed"] = "all"
 
     def __post_init__(self) -> None:
-        every = tuple(name for name in get_args(Sampler) if name not in ("greedy", "mixture"))
-        known = _SAMPLERS.get(self.kind, every)
+        known = _SAMPLERS.get(self.kind, get_args(Sampler))
         if self.sampler not in known:
             raise InputError(
                 f"a stream of {self.kind} has no sampler {self.sampler!r}: give {' or '.join(map(repr, known))}"

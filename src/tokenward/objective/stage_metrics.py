@@ -1,9 +1,11 @@
-"""What stage one did to a batch, as numbers: read off the steps and their memory.
+"""What stage one did to a batch, as numbers: read off the steps and their memory. All that has a name:
 
-    reward/running_std, /running_mean   of all rewards so far, after this batch (RunningScale)
-    reward/clipped_share                share of rows with a reward that ClipReward cuts
-    advantage/clipped_share             share of tokens whose advantage AdvantageClip cuts
-    kl/coef                             the β of this batch's pull to the reference (AdaptiveKL)
+reward/running_std, /running_mean   of all rewards so far, after this batch (RunningScale)
+reward/clipped_share                share of rows with a reward that ClipReward cuts
+advantage/clipped_share             share of tokens whose advantage AdvantageClip cuts
+kl/coef                             the β of this batch's pull to the reference (AdaptiveKL)
+
+A clip's input is made again from the steps before it.
 """
 
 from __future__ import annotations

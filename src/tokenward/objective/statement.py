@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.robust import RobustTerm
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Statistic, TokenTerm
 
 Level = Literal["error", "warning", "note"]
-Linked = TokenTerm | RowTerm | PairTerm
+Linked = TokenTerm | RowTerm | PairTerm | RobustTerm
 DERIVED = "derived here"
 
 
@@ -53,7 +54,7 @@ Check = Callable[[Recipe, Facts], Iterator[Advice]]
 def linked(recipe: Recipe) -> Iterator[Linked]:
     """The terms with a link that move the policy."""
     for term in recipe.terms:
-        if isinstance(term, (TokenTerm, RowTerm, PairTerm)) and term.needs & {"logp", "kl_ref"}:
+        if isinstance(term, (TokenTerm, RowTerm, PairTerm, RobustTerm)) and term.needs & {"logp", "kl_ref"}:
             yield term
 
 

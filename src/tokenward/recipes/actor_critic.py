@@ -1,6 +1,6 @@
 """PPO on the token rewards of a guide: RTO with its placements, its robust form, and distillation.
 
-    r_t = β_guide log π_guide/π_guide_ref − β_kl log π_old/π_ref + β_score·score·1[t last]     (Zhong et al. 2024, Eq. 4.7)
+    r_t = β_guide log π_guide/π_guide_ref − β_kl log π_old/π_ref + β_score·score·1[t last]   (Zhong et al. 2024, 4.7)
 
 Only the ratios of the three matter once advantages are whitened; each is off at 0. `guide_clip` (reward units, per
 token) is in the authors' script, not in the paper: it ends the telescoping of the sum and moves the optimum.
@@ -132,7 +132,6 @@ def _ball(divergence: Divergence, rho: float, robust_eta: float | None) -> Ambig
         raise InputError(f"robust_eta is the tilt of divergence 'kl', got {divergence!r}: leave robust_eta out")
     sets: dict[str, Ambiguity] = {"chi2": ChiSquareBall(rho), "chi2_bound": ChiSquareBound(rho)}
     if divergence not in sets:
-        raise InputError(
-            f"divergence must be 'kl' or 'chi2' or 'chi2_bound', got {divergence!r}.{nearest(divergence, ('kl', *sets))}"
-        )
+        near = nearest(divergence, ("kl", *sets))
+        raise InputError(f"divergence must be 'kl' or 'chi2' or 'chi2_bound', got {divergence!r}.{near}")
     return sets[divergence]

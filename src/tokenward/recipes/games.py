@@ -12,7 +12,7 @@ from tokenward.errors import InputError, nearest
 from tokenward.objective.advantages import ReturnToGo
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.games import Judged, StreamBaseline, WinRate
-from tokenward.objective.links import Hinge, Logistic, NegativeLogLikelihood, ScoreFunction, SquareMargin
+from tokenward.objective.links import Hinge, Link, Logistic, NegativeLogLikelihood, ScoreFunction, SquareMargin
 from tokenward.objective.recipe import Recipe, Stream
 from tokenward.objective.rewards import Outcome
 from tokenward.objective.targets import Advantage, NoTarget
@@ -59,7 +59,8 @@ def nash_md(
     """Nash-MD: −A_t log π(y_t), A_t = P(y ≻ y′) − ½ − β_kl Σ_{i≥t} log π_old/π_ref (Munos et al. 2023).
 
     y′ of the law ∝ π^{1−c}·π_ref^c, c = `mixture`. Rests at π ∝ π_ref·exp(P(y ≻ mixture)/β_kl), the mixture that of π
-    itself: at c = 0 the Nash policy of the game with a KL to the reference, at c > 0 another one (derived here). TRL's KL is each token's own, kl = "loss_k2" here: myopic on sequences.
+    itself: at c = 0 the Nash policy of the game with a KL to the reference, at c > 0 another one (derived here). TRL's
+    KL is each token's own, kl = "loss_k2" here: myopic on sequences.
     """
     steps = (WinRate(1, temperature=label_temperature), *kl_steps(kl, beta_kl=beta_kl), ReturnToGo())
     policy = TokenTerm("policy", score=LogRatio(), link=ScoreFunction(), target=Advantage(), aggregation=aggregation)
@@ -86,7 +87,7 @@ def _pair_term(name: str, beta: float, link: PairLink, target: Judged, streams: 
     if link == "ipo":
         score, curve = LogRatio("ref_logp"), SquareMargin(margin=1 / (2 * beta))
         return PairTerm(name, score=score, link=curve, target=target, streams=streams)
-    known = {"logistic": Logistic(), "hinge": Hinge()}
+    known: dict[str, Link] = {"logistic": Logistic(), "hinge": Hinge()}
     if link not in known:
         raise InputError(f"link must be 'logistic', 'ipo' or 'hinge', got {link!r}.{nearest(link, [*known, 'ipo'])}")
     return PairTerm(name, score=LogRatio("ref_logp", beta=beta), link=known[link], target=target, streams=streams)

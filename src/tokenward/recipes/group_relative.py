@@ -15,7 +15,7 @@ from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Clipped
 from tokenward.objective.overlong import Overlong
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.rewards import Outcome, SignalStep
 from tokenward.objective.sequence_ratio import SequenceRatio
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import Aggregation, LogRatio, RowTerm, TokenTerm
@@ -56,7 +56,7 @@ def dapo(
     answer pays from overlong_max − overlong_buffer trainable tokens on. Source: Yu et al. 2025, §3.1–3.4.
     """
     overlong = Overlong(max_tokens=overlong_max, buffer=overlong_buffer, coef=overlong_coef)
-    before = (Outcome(), overlong, *kl_steps(kl, beta_kl=beta_kl), SequenceReturn())
+    before: tuple[SignalStep, ...] = (Outcome(), overlong, *kl_steps(kl, beta_kl=beta_kl), SequenceReturn())
     link = Clipped(low=clip_low, high=clip_high)
     policy = TokenTerm("policy", score=OLD, link=link, target=Advantage())
     terms = (policy, *kl_terms(kl, beta_kl=beta_kl, aggregation="token_mean"))

@@ -18,8 +18,8 @@ from tokenward.errors import InputError, RunError
 from tokenward.runlog import write_json
 
 SERIES = {  # of events.jsonl, by its name in results.jsonl
-    "reward": "score", "kl": "kl", "length": "completions/length", "ratio_max": "policy/ratio_max",
-    "kl_old": "policy/kl_old", "entropy": "entropy", "value_explained": "critic/vf_explained_var",
+    "reward": "score", "kl": "kl", "length": "completions/length", "ratio_max": "ratio_max", "kl_old": "kl_old",
+    "entropy": "entropy", "value_explained": "critic/vf_explained_var",
 }  # fmt: skip
 DIGITS = 5  # of numbers in results.jsonl
 
@@ -106,7 +106,8 @@ def _group(prompt: Any, how: dict[str, Any]) -> str:
 def training(run: Path) -> dict[str, Any]:
     """What the events of a run tell of its batches, place by place: `update` at which each begins, and SERIES.
 
-    Of the updates on one batch the largest `ratio_max` is kept, and the last `kl_old`.
+    Of the updates on one batch the largest `ratio_max` is kept, and the last `kl_old`; a constrained update tells both
+    as they are after its step, others as they are before.
     """
     from tokenward.report.records import gather, number
 
@@ -115,17 +116,26 @@ def training(run: Path) -> dict[str, Any]:
     (record,), _ = gather([run])
     batches: list[dict[str, Any]] = []
     for event in record.updates:
-        if "score" in event or not batches:
-            batches.append(dict(event))
-            continue
-        top = max(number(one.get(SERIES["ratio_max"])) or 0.0 for one in (batches[-1], event))
-        batches[-1] |= {SERIES["ratio_max"]: top, SERIES["kl_old"]: event.get(SERIES["kl_old"])}
+        moved = {"ratio_max": _largest(event), "kl_old": event.get("trust/kl", event.get("policy/kl_old"))}
+        if SERIES["length"] in event or not batches:  # what is said once for a batch
+            batches.append({**event, **moved})
+        else:
+            top = max((x for x in (batches[-1]["ratio_max"], moved["ratio_max"]) if x is not None), default=None)
+            batches[-1] |= {**moved, "ratio_max": top}
     found: dict[str, Any] = {"update": [batch["update"] for batch in batches], "seconds": round(record.seconds, 2)}
     for name, key in SERIES.items():
         values = [number(batch.get(key)) for batch in batches]
         if any(value is not None for value in values):
             found[name] = [value if value is None else round(value, DIGITS) for value in values]
     return found
+
+
+def _largest(event: dict[str, Any]) -> float | None:
+    """The largest π/π_old of a token that an update tells of, before its step or, under a constraint, after it."""
+    from tokenward.report.records import number
+
+    told = [number(event.get(key)) for key in ("policy/ratio_max", "trust/ratio_max")]
+    return max((x for x in told if x is not None), default=None)
 
 
 def main(words: list[str]) -> int:

@@ -44,7 +44,7 @@ class RunConfig:
     lora_targets: str | None = option(None, "module names with adapters, comma separated", group="model")
 
     ref: str | None = option(None, "reference model (absent: the model as loaded)", group="roles")
-    guide: str | None = option(None, "guide model of rto and distill, for example a DPO run's model/", group="roles")
+    guide: str | None = option(None, "guide model of rto, drto, distill: for example a DPO run's model/", group="roles")
     guide_ref: str | None = option(None, "reference of the guide (absent: the reference)", group="roles")
     critic: str | None = option(None, "critic: shared (a head on the policy), own (a copy) or DIR", group="roles")
     reward: str | None = option(

@@ -7,6 +7,8 @@ Its metrics, besides those of every update:
     trust/improvement   by how much the surrogate loss fell, in its units
     trust/cg_residual   ‖∇L − (F + λI)d‖ / ‖∇L‖ where conjugate gradient stopped
     trust/ratio_max     largest π/π_old of a token after the step
+
+`policy/kl_old` and `policy/ratio_max` are, as in every update, of the policy before the step: 0 and 1 here.
 """
 
 from __future__ import annotations

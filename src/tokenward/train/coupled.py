@@ -41,7 +41,11 @@ def gathered(batch: Batch, parts: Sequence[Int[Tensor, " _"]], now: Callable[[Ba
             for name, value in present(now(micro)).items():
                 shape = (batch.rows, batch.tokens.shape[1])[: value.ndim]
                 whole = found.setdefault(name, torch.zeros(shape, dtype=value.dtype, device=value.device))
-                whole[(rows.to(value.device), *([slice(value.shape[1])] if value.ndim == 2 else []))] = value
+                place = rows.to(value.device)
+                if value.ndim == 2:
+                    whole[place, : value.shape[1]] = value
+                else:
+                    whole[place] = value
     return found
 
 

@@ -70,7 +70,8 @@ def begin(run: Run, place: Place, journal: Journal) -> Piece:
         journal.say(*first_batch(run, batch, frozen))
     if run.config.old_logp == "sampler":
         frozen = replace(frozen, old_logp=batch.sampler_logp)
-    signals, place.memory = run.recipe.signal_after(batch, frozen, place.memory, total=run.runtime.total)  # whole groups
+    # on whole groups, and with what the steps remember
+    signals, place.memory = run.recipe.signal_after(batch, frozen, place.memory, total=run.runtime.total)
     place.batches += 1
     told = batch_metrics(batch, frozen, signals) | stage_metrics(run.recipe, batch, frozen, place.memory)
     journal.note(told | reward_shares(run.recipe, batch, frozen) | run.source.metrics())

@@ -64,9 +64,7 @@ def epochs(batch: Batch, *, config: RunConfig, number: int) -> tuple[Int[Tensor,
     return tuple(found)
 
 
-def spread(
-    batch: Batch, *, given: Bool[Tensor, " B"], config: RunConfig, number: int
-) -> tuple[Int[Tensor, " R"], ...]:
+def spread(batch: Batch, *, given: Bool[Tensor, " B"], config: RunConfig, number: int) -> tuple[Int[Tensor, " R"], ...]:
     """Epochs of mini-batches of the rollouts, with the demonstrations (`given`, the last rows) spread evenly over them.
 
     Each demonstration is in one update; none is seen twice before the pass over the file ends.

@@ -21,7 +21,7 @@ Record = TypeVar("Record", Batch, TokenStats, Signal)
 
 @dataclass
 class Place:
-    """Where a run stands: updates made, batches begun, updates made on the batch in hand, that batch, what steps know."""
+    """Where a run stands: updates made, batches begun, updates on the batch in hand, that batch, the steps' memory."""
 
     update: int = 0
     batches: int = 0

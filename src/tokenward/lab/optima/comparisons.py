@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.lab.optima.graph import components, consistent
-from tokenward.lab.solving.policy import sampling_law
+from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.worlds.world import Prompt, World, all_compared, compared
 from tokenward.objective.games import Judged
 from tokenward.objective.links import BernoulliKL, Link, Logistic, SquashedSquare

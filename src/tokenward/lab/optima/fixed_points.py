@@ -3,8 +3,9 @@
 At a fixed point the expected update of every state vanishes. With the KL in the reward that is π_ref·exp(R/β_kl)/Z, R
 all other rewards; with a per-token KL in the loss it is the myopic policy (exact.myopic), and where the advantage is
 divided by its own standard deviation, that at a temperature of its own (self_consistent.py). k3 in the loss has a
-closed form for single tokens, none on trees. In groups of finite size a leave-one-out baseline changes nothing, and a
-division by the group's std leaves no closed form.
+closed form for single tokens, none on trees. In groups of G a leave-one-out baseline changes nothing, the mean of all G
+makes a KL in the loss G/(G − 1) times warmer, and a division by the group's std leaves no closed form. Without any pull
+there is no interior optimum.
 """
 
 from __future__ import annotations

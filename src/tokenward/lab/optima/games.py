@@ -132,13 +132,18 @@ def _wins(target: PairTarget, world: World) -> Float[Tensor, "X L L"] | None:
 
 
 def _at_rest(response: Callable[[Law], Law | None], world: World, *, name: str) -> Prediction:
-    """π = response(π) by log π ← log π − s·m, m = log π − log response(π) taken a step of s ahead.
+    """π = response(π): plain rounds π ← response(π) as long as each takes half of what is left, then steps of a game.
 
-    At ν = π the Jacobian of m is 1 − P/β on the policies' tangent: where the judge's preferences are cyclic its
-    eigenvalues are 1 ± iω, round which a plain step leads outward for any pull that is small enough.
+    Those are log π ← log π − s·m, m = log π − log response(π) taken a step of s ahead. At ν = π the Jacobian of m is
+    1 − P/β on the policies' tangent: where the judge's preferences are cyclic its eigenvalues are 1 ± iω, round which
+    a plain round leads outward for any pull that is small enough.
     """
     log, size = world.ref.log(), 0.5
-    move, seen = _away(log, response), 1
+    move, seen, left = _away(log, response), 1, float("inf")
+    while move is not None and _ENOUGH < float(move.abs().max()) <= 0.5 * left:
+        left = float(move.abs().max())
+        log = torch.log_softmax(log - move, dim=-1)
+        move, seen = _away(log, response), seen + 1
     while move is not None and float(move.abs().max()) > _ENOUGH and seen < _ROUNDS:
         ahead = _away(log - size * move, response)
         seen += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenward.lab.optima import exact, exact_roots
 from tokenward.lab.optima.comparisons import is_proper
 from tokenward.lab.optima.prediction import NONE, Identified, Prediction, boltzmann
-from tokenward.lab.solving.policy import sampling_law
+from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.worlds.world import Prompt, World
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import ScoreFunction, Square, SquashedSquare

@@ -18,7 +18,7 @@ from torch import Tensor
 from tokenward.lab.optima.comparisons import Comparisons
 from tokenward.lab.optima.graph import components, laplacian, steepness
 from tokenward.lab.optima.prediction import Prediction
-from tokenward.lab.solving.policy import sampling_law
+from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.solving.reading import is_one_step, moving, scales, stream_kind, vanishes
 from tokenward.lab.worlds.world import World
 from tokenward.objective.advantages import GroupBaseline
@@ -55,6 +55,8 @@ class Curve:
 def curves(recipe: Recipe, world: World, prediction: Prediction) -> tuple[Curve, ...] | None:
     """C of each prompt; None where no closed form is known."""
     kind, law = stream_kind(recipe), prediction.law
+    if _is_game(recipe):
+        return None
     push = [term for term in moving(recipe) if "advantage" in term.reads]
     if push:
         return None if law is None else _policy_gradient(recipe, push[0], world, law, prediction)
@@ -79,6 +81,14 @@ def curves(recipe: Recipe, world: World, prediction: Prediction) -> tuple[Curve,
     if isinstance(term, TokenTerm) and isinstance(term.link, NegativeLogLikelihood):
         return _fisher(world, law, scale=term.coef, unit=term.aggregation)
     return None
+
+
+def _is_game(recipe: Recipe) -> bool:
+    """Whether what an answer is compared with follows the policy, so that the curvature at rest is not symmetric."""
+    own = stream_kind(recipe) == "rollouts" and any(
+        isinstance(term, PairTerm) and isinstance(term.link, SquareMargin) for term in recipe.terms
+    )
+    return own or len(recipe.streams) > 1 or any("pairs" in step.needs for step in recipe.steps)
 
 
 def centered(size: int) -> Float[Tensor, "V K"]:

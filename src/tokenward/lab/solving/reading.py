@@ -33,6 +33,8 @@ def sampled(recipe: Recipe, world: World) -> World:
     if not named:
         return world
     name = named.pop()
+    if name == "greedy" or name == "mixture":  # of rollouts alone
+        return world
     sampler: SamplerName = "reference" if name == "old" or name == "data" else name
     if stream_kind(recipe) == "pairs":
         prompts = tuple(replace(prompt, sampler=sampler, pairs="sampler") for prompt in world.prompts)

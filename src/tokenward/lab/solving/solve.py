@@ -3,8 +3,9 @@
 Fixed sampler, or one that the gradient passes through: the value is minimized from π_ref. Samples of the current
 policy: θ ← θ − s·F⁻¹g with the expected update g and the Fisher matrix F of each state. With the KL in the reward, a
 token sum and s = 1/τ this is soft policy iteration. A proximal recipe without any pull to the reference is one exact
-step from π_ref. A loss whose gradient passes through the sampling has minima on the faces of the simplex: there steps
-along F⁻¹g lead from π_ref to the next minimum, before it is searched.
+step from π_ref; any other recipe without a pull runs towards a vertex, and is left after some steps. A loss whose
+gradient passes through the sampling has minima on the faces of the simplex: there steps along F⁻¹g lead from π_ref to
+the next minimum, before it is searched.
 
 The division of advantages by their standard deviation is left out where it does not move the optimum, and is 0/0
 there: where it is one positive number for all that moves the policy. With a KL in the loss it stays, and turns the
