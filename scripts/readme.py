@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
     "",
     "objective",
+    "objective/signal",
+    "objective/advice",
     "recipes",
     "lab",
     "lab/worlds",
@@ -30,16 +32,21 @@ FOLDERS = (
     "lab/theory",
     "data",
     "models",
+    "environments",
     "rollout",
+    "rollout/rewards",
     "train",
     "search",
     "diagnose",
     "studies",
     "report",
     "demo",
+    "sweep",
     "transfer",
+    "agents",
     "cli",
 )  # bottom to top
+SPEAKING = ("recipes", "studies", "cli", "objective/advice", "rollout/rewards")  # their __init__ holds code of its own
 
 
 def first_sentence(path: Path) -> str:
@@ -60,7 +67,8 @@ def tree() -> str:
         lines += [
             f"{indent}{path.name:<{26 - len(indent)}}{first_sentence(path)}"
             for path in sorted(here.glob("*.py"))
-            if folder in ("recipes", "studies", "cli") or path.name != "__init__.py"
+            if folder in ("recipes", "studies", "cli", "objective/advice", "rollout/rewards")
+            or path.name != "__init__.py"
         ]
     return "\n".join([*lines, "```"])
 

@@ -23,15 +23,18 @@ from tokenward.cli import main
 from tokenward.errors import InputError
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.world import default_world
-from tokenward.objective import advice_given, advice_groups, advice_policy, links
-from tokenward.objective.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
+from tokenward.objective import links
 from tokenward.objective.advice import Advice, Facts, advise, errors
+from tokenward.objective.advice import given as advice_given
+from tokenward.objective.advice import groups as advice_groups
+from tokenward.objective.advice import policy as advice_policy
+from tokenward.objective.advice.statement import Check
 from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import kl_terms
 from tokenward.objective.links import Clipped, Difference, Identity, Ratio, ScoreFunction
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
-from tokenward.objective.statement import Check
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage, Score
 from tokenward.objective.terms import LogRatio, RowTerm, TokenTerm
 from tokenward.recipes import RECIPES, build

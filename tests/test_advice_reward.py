@@ -14,10 +14,10 @@ from tests.lab.plain import bandit
 from tokenward.lab.optima import exact
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.solve import solve
-from tokenward.objective import advice_reward
 from tokenward.objective.advice import Facts, advise
+from tokenward.objective.advice import reward as advice_reward
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdvantageClip, RunningScale
+from tokenward.objective.signal.remembered import AdvantageClip, RunningScale
 from tokenward.recipes import build
 
 NOTHING, TWO, ONE = Facts(), Facts(updates_per_batch=2), Facts(updates_per_batch=1)

@@ -8,8 +8,8 @@ import torch
 from tokenward.agents.control import TurnGAE, cut_ppo
 from tokenward.data.collate import rollouts_batch
 from tokenward.environments import ask
-from tokenward.objective.advantages import GAE, ReturnToGo
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import GAE, ReturnToGo
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.recipes import build
 from tokenward.types import Rollout, Signal, TokenStats
 

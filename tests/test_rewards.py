@@ -17,7 +17,7 @@ from tokenward.data.collate import rollouts_batch
 from tokenward.errors import InputError, RunError
 from tokenward.models import load
 from tokenward.models.save import save_reward_model
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.rollout.rewards import (
     FunctionReward,
     ImplicitReward,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tokenward.masking import keep, last
-from tokenward.objective.advantages import SequenceReturn, Whiten
 from tokenward.objective.fields import ask
 from tokenward.objective.links import ScoreFunction
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import KLPenalty
+from tokenward.objective.signal.advantages import SequenceReturn, Whiten
+from tokenward.objective.signal.rewards import KLPenalty
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import LogRatio, RowTerm
 from tokenward.types import Batch, Signal, TokenStats, stream_weight

@@ -38,31 +38,31 @@ LINKS = [
 ]  # fmt: skip
 
 STAGE_ONE = [
-    Fault(f"{OBJECTIVE}/rewards.py", "at_end = column == last(batch.mask)[:, None]", "at_end = column == batch.length[:, None] - 1",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "at_end = column == last(batch.mask)[:, None]", "at_end = column == batch.length[:, None] - 1",
           "the score lands on the last token instead of the last trainable one"),
-    Fault(f"{OBJECTIVE}/rewards.py", "-self.coef * ratio", "self.coef * ratio",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "-self.coef * ratio", "self.coef * ratio",
           "KL in the reward pays for leaving the reference"),
-    Fault(f"{OBJECTIVE}/rewards.py", '- ask(stats, "guide_ref_logp", by=self)', '- ask(stats, "guide_ref_logp", by=self) * 0',
+    Fault(f"{OBJECTIVE}/signal/rewards.py", '- ask(stats, "guide_ref_logp", by=self)', '- ask(stats, "guide_ref_logp", by=self) * 0',
           "RTO: the guide's reference is forgotten"),
-    Fault(f"{OBJECTIVE}/rewards.py", "else signal.reward + total", "else total",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "else signal.reward + total", "else total",
           "a reward step replaces what stood there"),
-    Fault(f"{OBJECTIVE}/rewards.py", "reward.clamp(-self.clip, self.clip)", "reward.clamp(max=self.clip)",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "reward.clamp(-self.clip, self.clip)", "reward.clamp(max=self.clip)",
           "RTO's guide clip cuts one side only"),
-    Fault(f"{OBJECTIVE}/advantages.py", "now = delta + gamma * lam * ahead", "now = delta + lam * ahead",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "now = delta + gamma * lam * ahead", "now = delta + lam * ahead",
           "GAE: γ missing in the recursion"),
-    Fault(f"{OBJECTIVE}/advantages.py", "next_value = torch.where(mask[:, t], value[:, t], next_value)", "next_value = value[:, t]",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "next_value = torch.where(mask[:, t], value[:, t], next_value)", "next_value = value[:, t]",
           "GAE: the next state is the next position, trainable or not"),
-    Fault(f"{OBJECTIVE}/advantages.py", "ahead = torch.where(mask[:, t], now, ahead)", "ahead = torch.where(mask[:, t], now, 0.0)",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "ahead = torch.where(mask[:, t], now, ahead)", "ahead = torch.where(mask[:, t], now, 0.0)",
           "GAE: a gap of tool tokens cuts the return"),
-    Fault(f"{OBJECTIVE}/advantages.py", "/ (1 - 1 / size.clamp(min=2))", "/ (1 + 1 / size)",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "/ (1 - 1 / size.clamp(min=2))", "/ (1 + 1 / size)",
           "leave-one-out: wrong factor"),
-    Fault(f"{OBJECTIVE}/advantages.py", "spread = (total - mean[groups]) ** 2", "spread = (total - mean[groups]).abs()",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "spread = (total - mean[groups]) ** 2", "spread = (total - mean[groups]).abs()",
           "GRPO's std is a mean absolute deviation's root"),
-    Fault(f"{OBJECTIVE}/advantages.py", "centered = advantage - (weight * advantage).sum() / total", "centered = advantage - advantage.mean()",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "centered = advantage - (weight * advantage).sum() / total", "centered = advantage - advantage.mean()",
           "whitening counts padding"),
-    Fault(f"{OBJECTIVE}/advantages.py", "point = ratio[probe].mean().clamp(min=0)", "point = ratio[probe].mean()",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "point = ratio[probe].mean().clamp(min=0)", "point = ratio[probe].mean()",
           "KTO's point may be negative"),
-    Fault(f"{OBJECTIVE}/advantages.py", "point = ratio[probe].mean()", "point = ratio.mean()",
+    Fault(f"{OBJECTIVE}/signal/advantages.py", "point = ratio[probe].mean()", "point = ratio.mean()",
           "KTO's point is taken over all rows, not the probes"),
 ]  # fmt: skip
 
@@ -116,7 +116,7 @@ RECIPES = [
 ]  # fmt: skip
 
 GROUPS, SCENARIOS = f"{OBJECTIVE}/groups.py", "src/tokenward/recipes/scenarios.py"
-GIVEN, POLICY = f"{OBJECTIVE}/advice_given.py", f"{OBJECTIVE}/advice_policy.py"
+GIVEN, POLICY = f"{OBJECTIVE}/advice/given.py", f"{OBJECTIVE}/advice/policy.py"
 HAND, SAID = ("tests/objective/test_scenarios.py",), ("tests/test_advice.py",)
 
 COMPOSITION = [
@@ -192,7 +192,7 @@ ADVICE = [
           "advice: groups of one pass", SAID),
     Fault(POLICY, "not ahead or not any(", "not any(",
           "advice: 1/|y| is blamed where a row has one advantage", SAID),
-    Fault(f"{OBJECTIVE}/statement.py", "and term.access is None", "and term.access is not None",
+    Fault(f"{OBJECTIVE}/advice/statement.py", "and term.access is None", "and term.access is not None",
           "advice: a term with a target counts as a pull", SAID),
     Fault("src/tokenward/train/fit.py", 'return "hard" if all(pair.target in (None, 0.0, 1.0) for pair in pairs) else "soft"', 'return "hard"',
           "a run calls soft labels hard", SAID),

@@ -8,7 +8,7 @@ ROLLOUT = "src/tokenward/rollout/environment.py"
 TURNS = "src/tokenward/data/turns.py"
 
 ENVIRONMENTS = [
-    Fault("src/tokenward/objective/advantages.py", "ahead = torch.where(mask[:, t], now, ahead)", "ahead = torch.where(mask[:, t], now, 0.0)",
+    Fault("src/tokenward/objective/signal/advantages.py", "ahead = torch.where(mask[:, t], now, ahead)", "ahead = torch.where(mask[:, t], now, 0.0)",
           "returns and GAE: an observation wipes out the credit of every turn before it", ("tests/test_episode_credit.py",)),
     Fault(ROLLOUT, "live.add(said, [0.0] * len(said), trainable=False)", "live.add(said, [0.0] * len(said), trainable=True)",
           "episodes: the environment's tokens are trained on", ("tests/test_environments.py",)),

@@ -14,7 +14,7 @@ GAMES = [
           "win rate: the second of a pair wins where it loses", ROWS),
     Fault(f"{OBJECTIVE}/games.py", "group_mean(score, batch, stream=self.beside)", "group_mean(score, batch)",
           "ReMax: the baseline is the answer's own score", ROWS),
-    Fault(f"{OBJECTIVE}/memory.py", 'return batch if hasattr(step, "beside") else', "return batch if True else",
+    Fault(f"{OBJECTIVE}/signal/memory.py", 'return batch if hasattr(step, "beside") else', "return batch if True else",
           "every step sees the rows of all streams", ("tests/objective/test_laws.py",)),
     Fault("src/tokenward/types.py", "(ends[:, 0] == min(streams)) & (ends[:, 1] == max(streams))", "ends[:, 0] == min(streams)",
           "a pair term reads pairs of streams that are not its own", ROWS),

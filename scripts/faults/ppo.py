@@ -6,9 +6,9 @@ from faults.fault import Fault
 
 MEMORY, RUNS = ("tests/objective/test_memory.py",), ("tests/test_ppo_runs.py",)
 PPO = [
-    Fault("src/tokenward/objective/remembered.py", "return {name: memory[name] + statistics[name] for name in memory}",
+    Fault("src/tokenward/objective/signal/remembered.py", "return {name: memory[name] + statistics[name] for name in memory}",
           "return dict(statistics)", "running statistics forget all batches but the last", MEMORY),
-    Fault("src/tokenward/objective/remembered.py", '{"coef": memory["next"], "next"', '{"coef": memory["coef"], "next"',
+    Fault("src/tokenward/objective/signal/remembered.py", '{"coef": memory["next"], "next"', '{"coef": memory["coef"], "next"',
           "the adaptive coefficient is never used", MEMORY),
     Fault("src/tokenward/objective/recipe.py", "memory=before, total=total)", "memory=before)",
           "statistics are those of one rank", MEMORY),

@@ -9,13 +9,13 @@ PLACED, ROBUST = ("tests/objective/test_placements.py",), ("tests/objective/test
 COUPLED, SENTENCES = ("tests/test_coupled.py",), ("tests/test_sentences.py",)
 
 RTO = [
-    Fault(f"{OBJECTIVE}/placement.py", '"amax")', '"amin", include_self=False)',
+    Fault(f"{OBJECTIVE}/signal/placement.py", '"amax")', '"amin", include_self=False)',
           "Semi-RTO: a sentence's reward stands where a row has tokens that are not trainable", PLACED),
-    Fault(f"{OBJECTIVE}/placement.py", "return reward - torch.where(_at_end(batch), total", "return reward + torch.where(_at_end(batch), total",
+    Fault(f"{OBJECTIVE}/signal/placement.py", "return reward - torch.where(_at_end(batch), total", "return reward + torch.where(_at_end(batch), total",
           "RS-PPO: the sum is paid twice instead of taken back", PLACED),
-    Fault(f"{OBJECTIVE}/rewards.py", "return _add(signal, batch, self.coef * reward)", "return _add(signal, batch, reward)",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "return _add(signal, batch, self.coef * reward)", "return _add(signal, batch, reward)",
           "β_score is lost", PLACED),
-    Fault(f"{OBJECTIVE}/rewards.py", "        return _add(signal, batch, self.placement(reward, batch))",
+    Fault(f"{OBJECTIVE}/signal/rewards.py", "        return _add(signal, batch, self.placement(reward, batch))",
           "        return _add(signal, batch, self.placement(self.coef * (stats.guide_logp - stats.guide_ref_logp), batch))",
           "the guide's clip is forgotten where its reward is placed", PLACED),
     Fault("src/tokenward/masking.py", "goes_on[:, 1:] = (mask & ~ends)[:, :-1]", "goes_on[:, 1:] = mask[:, :-1]",

@@ -21,7 +21,6 @@ from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.tree import grow
 from tokenward.lab.worlds.world import Labels, Listed, Prompt, World
-from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.divergences import DivergenceRatio, kl_steps, kl_terms
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import (
@@ -38,7 +37,8 @@ from tokenward.objective.links import (
     SquashedSquare,
 )
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Guide, Outcome
+from tokenward.objective.signal.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
+from tokenward.objective.signal.rewards import Guide, Outcome
 from tokenward.objective.targets import (
     Advantage,
     GivenNormalizer,

@@ -18,8 +18,8 @@ from tokenward.lab.solving.policy import policy_with
 from tokenward.lab.solving.problem import Problem
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.world_file import parse_world
-from tokenward.objective.advantages import GroupBaseline, SequenceReturn, Whiten
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import GroupBaseline, SequenceReturn, Whiten
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.recipes import build
 
 EPS = 1e-4  # GroupScale's

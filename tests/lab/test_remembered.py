@@ -15,9 +15,9 @@ from tokenward.lab.optima.remembered import COLLAPSES, kl_of
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.policy import Models, batch_of, policy_with, stats_of
 from tokenward.lab.worlds.world import World
-from tokenward.objective.memory import own
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import RunningScale
+from tokenward.objective.signal.memory import own
+from tokenward.objective.signal.remembered import RunningScale
 from tokenward.recipes import build
 
 

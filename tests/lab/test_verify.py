@@ -16,7 +16,7 @@ from tokenward.lab import verify
 from tokenward.lab.optima.targets import predict
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.world import default_world
-from tokenward.objective.rewards import Guide
+from tokenward.objective.signal.rewards import Guide
 from tokenward.recipes import RECIPES, build
 
 CLIPPED = ("grpo", "reinforce_pp_baseline", "dr_grpo", "dapo", "gspo", "cispo")

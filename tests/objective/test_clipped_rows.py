@@ -10,12 +10,12 @@ import torch
 
 from tests.objective.test_hand_rows import batch, run, tensor
 from tokenward.errors import InputError
-from tokenward.objective import advantages
 from tokenward.objective.capped import Capped
 from tokenward.objective.links import Clipped, Ratio
 from tokenward.objective.metrics import batch_metrics, step_metrics
-from tokenward.objective.overlong import Overlong
 from tokenward.objective.sequence_ratio import SequenceRatio
+from tokenward.objective.signal import advantages
+from tokenward.objective.signal.overlong import Overlong
 from tokenward.recipes import build
 from tokenward.types import Signal, TokenStats
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokenward.objective.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import kl_terms
 from tokenward.objective.links import Clipped
-from tokenward.objective.overlong import Overlong
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale, ReturnToGo, SequenceReturn, Whiten
+from tokenward.objective.signal.overlong import Overlong
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import LogRatio, RowTerm, TokenTerm
 from tokenward.recipes import build

@@ -13,7 +13,7 @@ from tokenward.errors import InputError
 from tokenward.objective.games import Judged, StreamBaseline, WinRate
 from tokenward.objective.groups import MonteCarloNormalizer
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.recipes import build
 from tokenward.types import Batch, Signal, TokenStats
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tokenward.errors import InputError
-from tokenward.objective import advantages, divergences, links, rewards, weights
+from tokenward.objective import divergences, links, weights
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import SignalStep
+from tokenward.objective.signal import advantages, rewards
+from tokenward.objective.signal.rewards import SignalStep
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import LogRatio, TokenTerm
 from tokenward.recipes import build

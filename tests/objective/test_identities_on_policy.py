@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.objective.cases import batch_of, stats_of
-from tokenward.objective.advantages import GroupBaseline, GroupScale, LastToken, ReturnToGo, Whiten
 from tokenward.objective.capped import Capped
 from tokenward.objective.links import Clipped, Ratio, ScoreFunction
-from tokenward.objective.overlong import Overlong
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale, LastToken, ReturnToGo, Whiten
+from tokenward.objective.signal.overlong import Overlong
 from tokenward.objective.terms import LogRatio, TokenTerm
 from tokenward.recipes import build
 from tokenward.types import Batch, TokenStats, take

@@ -9,9 +9,9 @@ import torch
 
 from tests.objective.cases import VARIANTS, batch_of, start_of, stats_of
 from tokenward.errors import InputError
-from tokenward.objective.advantages import GroupBaseline, GroupScale
 from tokenward.objective.fields import TRAINED
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale
 from tokenward.recipes import RECIPES, build
 from tokenward.types import Batch, Signal, TokenStats, present, take
 

@@ -9,13 +9,13 @@ import torch
 
 from tests.objective.cases import batch_of, start_of, stats_of
 from tokenward.errors import InputError
-from tokenward.objective.advantages import ReturnToGo
-from tokenward.objective.memory import own, walk
 from tokenward.objective.metrics import step_metrics
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
-from tokenward.objective.rewards import Outcome
-from tokenward.objective.stage_metrics import stage_metrics
+from tokenward.objective.signal.advantages import ReturnToGo
+from tokenward.objective.signal.memory import own, walk
+from tokenward.objective.signal.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
+from tokenward.objective.signal.rewards import Outcome
+from tokenward.objective.signal.stage_metrics import stage_metrics
 from tokenward.recipes import build
 from tokenward.types import Batch, Signal, TokenStats, take
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.objective.cases import batch_of, stats_of
 from tokenward.masking import keep, spans
-from tokenward.objective.rewards import Guide, Outcome
+from tokenward.objective.signal.rewards import Guide, Outcome
 from tokenward.recipes import build
 from tokenward.types import Batch, Signal, TokenStats
 

@@ -12,9 +12,9 @@ from typing import ClassVar, final
 
 import torch
 
-from tokenward.objective.advantages import GAE
 from tokenward.objective.fields import ask
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GAE
 from tokenward.recipes.ppo import ppo
 from tokenward.types import Batch, Signal, TokenStats
 

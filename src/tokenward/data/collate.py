@@ -239,9 +239,7 @@ def _group_numbers(ids: list[int]) -> list[int]:
     return numbers
 
 
-def _all_pairs(
-    groups: Iterable[Sequence[Rollout]], compared: Collection[tuple[int, int]]
-) -> Int[Tensor, "P 2"]:
+def _all_pairs(groups: Iterable[Sequence[Rollout]], compared: Collection[tuple[int, int]]) -> Int[Tensor, "P 2"]:
     wanted = {frozenset(streams) for streams in compared}
     found: list[tuple[int, int]] = []
     start = 0

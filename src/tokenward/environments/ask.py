@@ -30,8 +30,9 @@ ITEMS: dict[str, str] = {  # item: the attribute that decides its box
     **dict.fromkeys(("pen", "candle", "crayon", "marble"), "color"),
     **dict.fromkeys(("shirt", "scarf", "coat", "glove"), "fabric"),
 }
-NAMES: tuple[str, ...] = tuple(
-    "mia tom eva leo ana sam ida max lea ben amy joe zoe kim pat lou sue dan jim kay ali bob cat deb ed fay gus hal ira jo".split()
+NAMES = tuple(
+    "mia tom eva leo ana sam ida max lea ben amy joe zoe kim pat lou sue dan jim kay ali bob cat deb "
+    "ed fay gus hal ira jo".split()
 )
 COST = 0.1
 BEST, BLIND = 1 - COST, 0.25

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 from tokenward.masking import row_sum
 from tokenward.objective.fields import ask
 from tokenward.objective.links import Identity
-from tokenward.objective.rewards import KLPenalty, SignalStep
+from tokenward.objective.signal.rewards import KLPenalty, SignalStep
 from tokenward.objective.terms import Aggregation, LogRatio, Statistic, Term, TokenTerm
 from tokenward.types import Batch, TokenStats
 

@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.objective import memory
 from tokenward.objective.bibliography import bibtex
 from tokenward.objective.fields import GIVEN_BY, TRAINED
-from tokenward.objective.memory import Memory, Step, Total
+from tokenward.objective.signal import memory
+from tokenward.objective.signal.memory import Memory, Step, Total
 from tokenward.objective.terms import Term
 from tokenward.objective.updates import Gradient, Update
 from tokenward.types import Batch, Signal, TokenStats, present

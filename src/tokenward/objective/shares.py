@@ -9,7 +9,7 @@ import torch
 
 from tokenward.masking import row_sum
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import Guide, KLPenalty, Outcome
+from tokenward.objective.signal.rewards import Guide, KLPenalty, Outcome
 from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 _NAMES = {Outcome: "score", KLPenalty: "kl", Guide: "guide"}

@@ -15,13 +15,13 @@ from __future__ import annotations
 from typing import Literal
 
 from tokenward.errors import InputError, nearest
-from tokenward.objective.advantages import GAE, Whiten
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Clipped
-from tokenward.objective.placement import PlacementName, placement_of
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import Guide, KLPenalty, Outcome, SignalStep
 from tokenward.objective.robust import Ambiguity, Atoms, ChiSquareBall, ChiSquareBound, KLBall, Nominal, RobustTerm
+from tokenward.objective.signal.advantages import GAE, Whiten
+from tokenward.objective.signal.placement import PlacementName, placement_of
+from tokenward.objective.signal.rewards import Guide, KLPenalty, Outcome, SignalStep
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import Aggregation, LogRatio
 from tokenward.recipes.policy_gradient import ROLLOUTS

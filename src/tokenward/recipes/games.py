@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Literal
 
 from tokenward.errors import InputError, nearest
-from tokenward.objective.advantages import ReturnToGo
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.games import Judged, StreamBaseline, WinRate
 from tokenward.objective.links import Hinge, Link, Logistic, NegativeLogLikelihood, ScoreFunction, SquareMargin
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import ReturnToGo
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage, NoTarget
 from tokenward.objective.terms import Aggregation, LogRatio, PairTerm, RowTerm, TokenTerm
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tokenward.objective.advantages import GroupBaseline, GroupScale, SequenceReturn
 from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Clipped
-from tokenward.objective.overlong import Overlong
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome, SignalStep
 from tokenward.objective.sequence_ratio import SequenceRatio
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale, SequenceReturn
+from tokenward.objective.signal.overlong import Overlong
+from tokenward.objective.signal.rewards import Outcome, SignalStep
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import Aggregation, LogRatio, RowTerm, TokenTerm
 

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tokenward.objective.advantages import GroupBaseline, GroupScale, LastToken, ReturnToGo, SequenceReturn, Whiten
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Clipped, ScoreFunction
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import (
+    GroupBaseline,
+    GroupScale,
+    LastToken,
+    ReturnToGo,
+    SequenceReturn,
+    Whiten,
+)
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import Aggregation, LogRatio, TokenTerm
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 from typing import Literal
 
 from tokenward.errors import InputError
-from tokenward.objective.advantages import GAE, Whiten
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Clipped, ClippedSquare, NegativeLogLikelihood, Ratio
-from tokenward.objective.memory import Step
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import GAE, Whiten
+from tokenward.objective.signal.memory import Step
+from tokenward.objective.signal.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage, ReturnStep
 from tokenward.objective.terms import Aggregation, LogRatio, Term, TokenTerm, ValueStep
 from tokenward.recipes.policy_gradient import ROLLOUTS

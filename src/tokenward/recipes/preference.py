@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tokenward.objective.advantages import ProbePoint
 from tokenward.objective.divergences import Divergence, DivergenceRatio
 from tokenward.objective.links import Hinge, Logistic, NegativeLogLikelihood, Prospect, SquareMargin
 from tokenward.objective.recipe import Recipe, Stream
+from tokenward.objective.signal.advantages import ProbePoint
 from tokenward.objective.targets import Label, LearnedValue, MinusPoint, Won
 from tokenward.objective.terms import Aggregation, LogRatio, ModelScore, PairTerm, RowTerm, TokenTerm
 

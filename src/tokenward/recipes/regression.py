@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tokenward.objective.advantages import SequenceReturn
 from tokenward.objective.links import Square, SquashedSquare
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import KLPenalty, Outcome
+from tokenward.objective.signal.advantages import SequenceReturn
+from tokenward.objective.signal.rewards import KLPenalty, Outcome
 from tokenward.objective.targets import AdvantageGap, Score
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm
 

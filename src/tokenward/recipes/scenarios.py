@@ -25,11 +25,11 @@ from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 from tokenward.errors import InputError, nearest
-from tokenward.objective.advantages import GroupBaseline, SequenceReturn
 from tokenward.objective.groups import BoltzmannWeight, Drawn, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import BernoulliKL, Difference, Link, Logistic, ScoreFunction, Square, SquashedSquare
 from tokenward.objective.recipe import Recipe, Sampler, Stream
-from tokenward.objective.rewards import KLPenalty, Outcome, SignalStep
+from tokenward.objective.signal.advantages import GroupBaseline, SequenceReturn
+from tokenward.objective.signal.rewards import KLPenalty, Outcome, SignalStep
 from tokenward.objective.targets import (
     Advantage,
     GivenNormalizer,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 from tokenward.errors import InputError
-from tokenward.objective.advantages import GAE, GroupBaseline, SequenceReturn, Whiten
 from tokenward.objective.divergences import KLPlace, kl_steps, kl_terms
 from tokenward.objective.links import Identity, Mirror, Ratio
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.advantages import GAE, GroupBaseline, SequenceReturn, Whiten
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import Advantage
 from tokenward.objective.terms import Aggregation, LogRatio, RowTerm, Statistic, Term, TokenTerm
 from tokenward.objective.updates import ConstrainedStep

@@ -16,8 +16,8 @@ from tokenward.lab.solving.reading import unscaled
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.verify import with_guides
 from tokenward.lab.worlds.world import World, default_world
-from tokenward.objective.placement import PlacementName
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.placement import PlacementName
 from tokenward.recipes import Setting, build
 from tokenward.studies.rto_theory import chance_claims, guarantee_parts, query_parts
 from tokenward.studies.study import Claim, Figure, Series, Study

@@ -10,8 +10,8 @@ from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Score
 from tokenward.errors import InputError
 from tokenward.objective.advice import Facts, advise, errors
 from tokenward.objective.fields import GIVEN_BY, POLICY_FIELDS
-from tokenward.objective.memory import Step
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.memory import Step
 from tokenward.objective.terms import Term
 from tokenward.objective.updates import ConstrainedStep
 from tokenward.train.beside import without_demos

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenward.data.sentences import with_sentences
 from tokenward.objective.metrics import batch_metrics
 from tokenward.objective.shares import reward_shares
-from tokenward.objective.stage_metrics import stage_metrics
+from tokenward.objective.signal.stage_metrics import stage_metrics
 from tokenward.train import directory
 from tokenward.train.assemble import Run
 from tokenward.train.checks import first_batch

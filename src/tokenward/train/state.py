@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenward.errors import InputError
-from tokenward.objective.memory import Memory
+from tokenward.objective.signal.memory import Memory
 from tokenward.train.checkpoint import Saved
 from tokenward.train.runtime import rng_state, set_rng_state
 from tokenward.train.update import Piece

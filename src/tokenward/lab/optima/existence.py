@@ -6,9 +6,9 @@ import torch
 
 from tokenward.lab.optima.comparisons import Comparisons, asked, comparisons, is_proper
 from tokenward.lab.optima.graph import both_ways
-from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.solving.problem import Problem
 from tokenward.lab.solving.reading import stream_kind
+from tokenward.lab.solving.streams import sampling_law
 from tokenward.objective.links import Link, Logistic
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.targets import Label, PairTarget

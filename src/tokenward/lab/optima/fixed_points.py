@@ -22,7 +22,11 @@ from tokenward.lab.optima.push import Push, silent
 from tokenward.lab.optima.self_consistent import k3_bandit, self_consistent
 from tokenward.lab.solving.reading import is_one_step, moving, near, scales, vanishes
 from tokenward.lab.worlds.world import World
-from tokenward.objective.advantages import (
+from tokenward.objective.divergences import K2, K3
+from tokenward.objective.groups import BoltzmannWeight
+from tokenward.objective.links import Identity, Mirror, ScoreFunction
+from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import (
     GAE,
     GroupBaseline,
     GroupScale,
@@ -31,13 +35,9 @@ from tokenward.objective.advantages import (
     SequenceReturn,
     Whiten,
 )
-from tokenward.objective.divergences import K2, K3
-from tokenward.objective.groups import BoltzmannWeight
-from tokenward.objective.links import Identity, Mirror, ScoreFunction
-from tokenward.objective.overlong import Overlong
-from tokenward.objective.placement import TakenBack
-from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import Guide, KLPenalty, Outcome
+from tokenward.objective.signal.overlong import Overlong
+from tokenward.objective.signal.placement import TakenBack
+from tokenward.objective.signal.rewards import Guide, KLPenalty, Outcome
 from tokenward.objective.terms import LogRatio, RowTerm, Statistic, Term, TokenTerm
 
 ESTIMATORS = (ReturnToGo, SequenceReturn, LastToken, GAE)

@@ -34,7 +34,7 @@ from tokenward.lab.worlds.world import World
 from tokenward.objective.games import Judged, StreamBaseline, WinRate
 from tokenward.objective.links import SquareMargin
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.objective.rewards import Outcome
+from tokenward.objective.signal.rewards import Outcome
 from tokenward.objective.targets import PairTarget, ScorePreference
 from tokenward.objective.terms import LogRatio, PairTerm
 

@@ -7,12 +7,12 @@ from typing import final
 
 from tokenward.lab.solving.reading import vanishes
 from tokenward.lab.worlds.world import World
-from tokenward.objective.advantages import GAE
 from tokenward.objective.capped import Capped
 from tokenward.objective.links import Clipped, Mirror, Ratio, ScoreFunction, Square
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.robust import ChiSquareBall, ChiSquareBound, KLBall, RobustTerm
 from tokenward.objective.sequence_ratio import SequenceRatio
+from tokenward.objective.signal.advantages import GAE
 from tokenward.objective.targets import Advantage, AdvantageGap
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Term, TokenTerm
 

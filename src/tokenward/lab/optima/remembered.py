@@ -24,8 +24,8 @@ from tokenward.lab.optima.prediction import NONE, Prediction
 from tokenward.lab.optima.self_consistent import SMALLEST
 from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdaptiveKL, ClipReward, RunningScale
-from tokenward.objective.rewards import KLPenalty, Outcome
+from tokenward.objective.signal.remembered import AdaptiveKL, ClipReward, RunningScale
+from tokenward.objective.signal.rewards import KLPenalty, Outcome
 
 COLLAPSES = "no std of rewards agrees with its own policy: it falls as the policy sharpens, down to the best answer"
 _SHAPING = (RunningScale, ClipReward)

@@ -22,8 +22,8 @@ from torch import Tensor
 from tokenward.lab.optima import exact
 from tokenward.lab.solving.reading import scales
 from tokenward.lab.worlds.world import World
-from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, SequenceReturn, Whiten
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GAE, GroupBaseline, GroupScale, SequenceReturn, Whiten
 
 LawAt = Callable[[Float[Tensor, " X"]], Float[Tensor, "X L"]]  # the law of each prompt at its temperature
 SMALLEST = 1e-3  # a σ below this part of the range of rewards counts as collapse

@@ -18,10 +18,9 @@ from torch import Tensor
 from tokenward.lab.optima.comparisons import Comparisons
 from tokenward.lab.optima.graph import components, laplacian, steepness
 from tokenward.lab.optima.prediction import Prediction
-from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.solving.reading import is_one_step, moving, scales, stream_kind, vanishes
+from tokenward.lab.solving.streams import sampling_law
 from tokenward.lab.worlds.world import World
-from tokenward.objective.advantages import GroupBaseline
 from tokenward.objective.capped import Capped
 from tokenward.objective.groups import BoltzmannWeight, MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import (
@@ -37,7 +36,8 @@ from tokenward.objective.links import (
     SquashedSquare,
 )
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import KLPenalty
+from tokenward.objective.signal.advantages import GroupBaseline
+from tokenward.objective.signal.rewards import KLPenalty
 from tokenward.objective.targets import Advantage, GivenNormalizer, LearnedValue, Score
 from tokenward.objective.terms import LogRatio, ModelScore, PairTerm, RowTerm, TokenTerm
 

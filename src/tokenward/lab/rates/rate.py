@@ -31,7 +31,7 @@ from tokenward.lab.solving.solve import at_rest
 from tokenward.lab.worlds.world import World
 from tokenward.objective.links import BernoulliKL, Logistic, Mirror
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import KLPenalty
+from tokenward.objective.signal.rewards import KLPenalty
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, TokenTerm
 
 AGREES = 1e-3  # relative difference of 1 − contraction, predicted and measured

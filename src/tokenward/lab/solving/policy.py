@@ -21,9 +21,9 @@ from tokenward.lab.solving.streams import pairs_played, rows_played, sampling_la
 from tokenward.lab.worlds.tree import Tree
 from tokenward.lab.worlds.world import Listed, World, compared
 from tokenward.masking import keep, spans
-from tokenward.objective.advantages import GAE
 from tokenward.objective.links import SquashedSquare
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GAE
 from tokenward.objective.terms import RowTerm
 from tokenward.types import Batch, Signal, TokenStats
 

@@ -8,10 +8,10 @@ from typing import Literal
 from tokenward.errors import InputError
 from tokenward.lab.solving.groups import ungrouped
 from tokenward.lab.worlds.world import SamplerName, World
-from tokenward.objective.advantages import GroupBaseline, GroupScale, SequenceReturn, Whiten
 from tokenward.objective.fields import POLICY_FIELDS
 from tokenward.objective.links import Link, Mirror
 from tokenward.objective.recipe import Recipe
+from tokenward.objective.signal.advantages import GroupBaseline, GroupScale, SequenceReturn, Whiten
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm, Statistic, Term, TokenTerm
 
 

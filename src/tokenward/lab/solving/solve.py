@@ -41,7 +41,7 @@ from tokenward.lab.worlds.empirical import drawn
 from tokenward.lab.worlds.world import World
 from tokenward.objective.links import Mirror
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdaptiveKL, RunningScale
+from tokenward.objective.signal.remembered import AdaptiveKL, RunningScale
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenward.objective import advice_given, advice_groups, advice_policy, advice_reward, advice_trust
+from tokenward.objective.advice import given, groups, policy, reward, trust
+from tokenward.objective.advice.statement import Advice, Facts
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.statement import Advice, Facts
 
 __all__ = ["Advice", "Facts", "advise", "errors"]
 _ORDER = ("error", "warning", "note")
@@ -23,7 +23,7 @@ def advise(recipe: Recipe, *, facts: Facts) -> tuple[Advice, ...]:
     >>> [(one.level, one.part) for one in advise(build("una"), facts=Facts())]
     [('warning', 'una: SquashedSquare without offset')]
     """
-    books = (advice_given, advice_policy, advice_groups, advice_reward, advice_trust)
+    books = (given, policy, groups, reward, trust)
     found = [one for book in books for check in book.CHECKS for one in check(recipe, facts)]
     return tuple(sorted(found, key=lambda one: _ORDER.index(one.level)))
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokenward.objective.advice.statement import (
+    DERIVED,
+    Advice,
+    Check,
+    Facts,
+    Linked,
+    anchored,
+    linked,
+    on_policy,
+    part,
+)
 from tokenward.objective.games import Judged
 from tokenward.objective.groups import MeanReward, MonteCarloNormalizer
 from tokenward.objective.links import BernoulliKL, Hinge, Logistic, Prospect, Square, SquashedSquare
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.statement import DERIVED, Advice, Check, Facts, Linked, anchored, linked, on_policy, part
 from tokenward.objective.targets import Label, Majority, Score, ScorePreference, Won
 from tokenward.objective.terms import LogRatio, PairTerm, RowTerm
 

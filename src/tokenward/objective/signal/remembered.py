@@ -17,8 +17,8 @@ from torch import Tensor
 from tokenward.errors import InputError
 from tokenward.masking import keep, last, row_sum
 from tokenward.objective.fields import ask
-from tokenward.objective.memory import Memory, number
-from tokenward.objective.rewards import KLPenalty
+from tokenward.objective.signal.memory import Memory, number
+from tokenward.objective.signal.rewards import KLPenalty
 from tokenward.types import Batch, Signal, TokenStats
 
 _NOTHING: frozenset[str] = frozenset()

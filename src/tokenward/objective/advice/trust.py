@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokenward.objective.advice.statement import DERIVED, Advice, Check, Facts, on_policy, part
 from tokenward.objective.links import Mirror
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.statement import DERIVED, Advice, Check, Facts, on_policy, part
 from tokenward.objective.terms import PairTerm, RowTerm, Statistic, TokenTerm
 from tokenward.objective.updates import ConstrainedStep
 

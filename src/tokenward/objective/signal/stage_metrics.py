@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from tokenward.masking import keep
-from tokenward.objective.memory import act, own
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
+from tokenward.objective.signal.memory import act, own
+from tokenward.objective.signal.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
 from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 _CLIPS = (ClipReward, AdvantageClip)

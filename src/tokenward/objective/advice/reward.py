@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tokenward.objective.advice.statement import DERIVED, Advice, Check, Facts, linked, part, pulls
 from tokenward.objective.links import Ratio
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
-from tokenward.objective.rewards import KLPenalty
-from tokenward.objective.statement import DERIVED, Advice, Check, Facts, linked, part, pulls
+from tokenward.objective.signal.remembered import AdaptiveKL, AdvantageClip, ClipReward, RunningScale
+from tokenward.objective.signal.rewards import KLPenalty
 from tokenward.objective.updates import Gradient
 
 SECRETS = "Zheng et al. 2023, §5"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenward.masking import keep, last
 from tokenward.objective.fields import ask
-from tokenward.objective.placement import EachToken, Placement
+from tokenward.objective.signal.placement import EachToken, Placement
 from tokenward.types import Batch, Signal, TokenStats
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tokenward.objective.rewards import SignalStep
+from tokenward.objective.signal.rewards import SignalStep
 from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 Memory = dict[str, Tensor]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from tokenward.objective.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, Whiten
+from tokenward.objective.advice.statement import DERIVED, Advice, Check, Facts, anchored, linked, on_policy, part, pulls
 from tokenward.objective.capped import Capped
 from tokenward.objective.divergences import K2, K3
 from tokenward.objective.links import Clipped, Difference, Identity, Ratio
-from tokenward.objective.placement import TakenBack
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.rewards import Guide, KLPenalty
 from tokenward.objective.sequence_ratio import SequenceRatio
-from tokenward.objective.statement import DERIVED, Advice, Check, Facts, anchored, linked, on_policy, part, pulls
+from tokenward.objective.signal.advantages import GAE, GroupBaseline, GroupScale, ReturnToGo, Whiten
+from tokenward.objective.signal.placement import TakenBack
+from tokenward.objective.signal.rewards import Guide, KLPenalty
 from tokenward.objective.terms import LogRatio, PairTerm, Statistic, TokenTerm
 
 
@@ -108,8 +108,7 @@ def _clip(recipe: Recipe, facts: Facts) -> Iterator[Advice]:
         anchor = "old_logp" if old else term.score.anchor if isinstance(term.score, LogRatio) else None
         if anchor != "old_logp" or not on_policy(recipe):
             text = (
-                "the ratio is to the policy that wrote the answers; take LogRatio('old_logp') on a stream of "
-                "rollouts"
+                "the ratio is to the policy that wrote the answers; take LogRatio('old_logp') on a stream of rollouts"
             )
             yield Advice("error", f"{part(term)} without its anchor", text, "Schulman et al. 2017, Eq. 7")
         elif facts.sampler_is_anchor is False:

@@ -20,8 +20,8 @@ DERIVED = "derived here"
 class Facts:
     """What a caller knows of a run; None: unknown.
 
-    `lengths` of the answers · `labels` of pairs: "hard" if each is 0 or 1 · `group` answers to a prompt · `prompts` of a
-    batch · `longest` completion in tokens · `updates_per_batch` optimizer steps on one batch of answers
+    `lengths` of the answers · `labels` of pairs: "hard" if each is 0 or 1 · `group` answers to a prompt · `prompts` of
+    a batch · `longest` completion in tokens · `updates_per_batch` optimizer steps on one batch of answers
     · `sampler_is_anchor` whether the answers come from the law that the ratio divides by.
     """
 

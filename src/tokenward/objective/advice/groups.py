@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenward.objective.advantages import Whiten
-from tokenward.objective.overlong import Overlong
+from tokenward.objective.advice.statement import DERIVED, Advice, Check, Facts, Linked, linked, on_policy, pulls
 from tokenward.objective.recipe import Recipe
-from tokenward.objective.statement import DERIVED, Advice, Check, Facts, Linked, linked, on_policy, pulls
+from tokenward.objective.signal.advantages import Whiten
+from tokenward.objective.signal.overlong import Overlong
 from tokenward.objective.terms import LogRatio, RowTerm, TokenTerm
 
 
