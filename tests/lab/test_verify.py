@@ -64,7 +64,7 @@ def test_a_predicted_target_is_reached(every, name):
 
 def test_scenarios_follow_access_and_only_boltzmann_is_shared(every):
     scenario = {name: one["scenario"] for name, one in every.items()}
-    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, *CLIPPED, "bda"}
+    assert {n for n, s in scenario.items() if s == "BDA"} == {*ON_POLICY, *CLIPPED, "bda", "ppo_max", "drto"}
     assert {n for n, s in scenario.items() if s == "RA"} == {"ra", "una"}
     assert {n for n, s in scenario.items() if s == "RDA"} == {"rda", "rebel"}
     assert {n for n, s in scenario.items() if s is None} == {"sft"}
@@ -77,7 +77,8 @@ def test_an_answer_has_the_fields_of_the_format(every):
     fields = {
         "recipe", "scenario", "shares_pi_tau", "target", "predicted", "reached", "tv", "residual", "converged"
     }  # fmt: skip
-    assert all(set(one) - {"max_error"} == fields for one in every.values())
+    assert all(set(one) - {"max_error", "note"} == fields for one in every.values())
+    assert {name for name, one in every.items() if "note" in one} == {"drto", "xpo"}
     assert [name for name, one in every.items() if "max_error" in one] == ["reward_model"]
     assert all((one["tv"] is None) == (one["predicted"] is None) for n, one in every.items() if n != "reward_model")
     assert [len(rows) for rows in every["dpo"]["reached"]] == [15, 15]
