@@ -6,7 +6,8 @@
     groups    reward of each group of prompts, and of the worst
     ablation  reward against the first method, KL, length, the largest ratio, and what moved first
 
-`pack RESULTS.jsonl OUT.jsonl` keeps of the records what the tables read.
+`pack RESULTS.jsonl OUT.jsonl` keeps of the records what the tables read; `docs` writes the tables of benchmarks/results
+into docs/comparisons.md anew.
 """
 
 from __future__ import annotations
@@ -185,10 +186,34 @@ TABLES: dict[str, Callable[..., str]] = {
     "tuned": tuned, "frontier": frontier, "samples": samples, "groups": groups, "ablation": ablation,
 }  # fmt: skip
 
+HERE = Path(__file__).resolve().parent
+DOCS = {  # mark in docs/comparisons.md: (table, files of results)
+    "frontier": ("frontier", ["frontier"]), "placement": ("samples", ["placement", "placement_long"]),
+    "few_prompts": ("groups", ["few_prompts"]), "code_level": ("ablation", ["code_level"]),
+    "ppo_max": ("ablation", ["ppo_max"]), "robust": ("groups", ["robust"]),
+}  # fmt: skip
+
+
+def docs() -> None:
+    """Put each table between its mark and the next `<!-- end -->`."""
+    page = HERE.parent / "docs" / "comparisons.md"
+    text = page.read_text(encoding="utf-8")
+    for mark, (what, names) in DOCS.items():
+        files = [HERE / "results" / f"{name}.jsonl" for name in names]
+        made = TABLES[what](*(read(file) for file in files if file.is_file()))
+        head, found, rest = text.partition(f"<!-- {mark} -->\n")
+        if not found:
+            raise SystemExit(f"{page}: no mark {mark}")
+        text = f"{head}<!-- {mark} -->\n{made}\n<!-- end -->\n{rest.partition('<!-- end -->' + chr(10))[2]}"
+    page.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     what, *files = sys.argv[1:]
     if what == "pack":
         pack(*files)
+    elif what == "docs":
+        docs()
     else:
         print(TABLES[what](*map(read, files)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tokenward
 from tests import runs
 from tokenward.cli import COMMANDS, USAGE, main
 from tokenward.errors import RunError
+from tokenward.recipes.catalog import CATALOG
 from tokenward.runlog import read
 from tokenward.train import loop
 from tokenward.train.config import OPTIONS, flag
@@ -212,6 +215,78 @@ def test_recipes_lists_every_method(capsys: Captured) -> None:
     assert main(["recipes", "simpo"]) == 0
     printed = capsys.readouterr().out
     assert "--gamma" in printed and "@misc{" in printed
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert rows["tier"].split() == ["tier", "B"] and rows["optimum"].split(maxsplit=1)[1] == "no closed form"
+    assert "Mistral" in rows["defaults"]
+    assert main(["recipes", "dpo"]) == 0
+    assert "\noptimum   boltzmann, shares π^τ\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_source_of_every_default_is_said(name: str) -> None:
+    said = CATALOG[name].defaults
+    words = set(re.findall(r"\w+", said))
+    assert "the rest:" in said or set(inspect.signature(CATALOG[name].make).parameters) <= words
+
+
+MINE = """
+from tokenward.objective.recipe import Recipe
+from tokenward.recipes import build
+
+
+def my(*, beta: float = 0.1) -> Recipe:
+    dpo = build("dpo", beta=beta)
+    return Recipe("my", ("Mine et al. 2026",), dpo.streams, dpo.terms)
+
+
+def three():
+    return 3
+
+
+def zero():
+    return 1 / 0
+"""
+
+
+def test_a_recipe_of_ones_own_may_name_a_source_of_its_own(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    assert main(["recipes", f"{tmp_path}/mine.py:my"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("\nMine et al. 2026\n") and "\ntier      C\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mine.py:three", "mine.py:three' must return a Recipe, got int"),
+        ("mine.py:zero", "mine.py:zero' failed: ZeroDivisionError: division by zero (line 16)"),
+        ("mine.py", "names no function: give file.py:function; the file has: my, three, zero"),
+        ("gone.py", "gone.py"),
+        ("bad.py:x", "bad.py cannot be run: ModuleNotFoundError: No module named 'nothing_here' (line 1)"),
+    ],
+)
+@pytest.mark.parametrize("words", [["recipes"], ["lab"], ["train", "--model", "x", "--data", "y", "--out", "z"]])
+def test_a_recipe_of_ones_own_that_is_none_gets_one_line(
+    words: list[str], name: str, said: str, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    (tmp_path / "bad.py").write_text("import nothing_here\n", encoding="utf-8")
+    (line,) = fails([words[0], f"{tmp_path}/{name}", *words[1:]], code=2, capsys=capsys)
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipes", "ppo", "--beta-kl", "0.1"], "recipes has no flag --beta-kl."),
+        (["lab", "ppo", "--beta-kll", "1"], "neither lab nor ppo has a flag --beta-kll. Did you mean 'beta-kl'?"),
+        (["train", "dpo", "--config", "gone.yaml"], "--config: no file gone.yaml"),
+        (["lab", "dpo", "--world", "gone.json"], "world: no file gone.json"),
+    ],
+)
+def test_what_was_typed_is_what_is_named(words: list[str], said: str, capsys: Captured) -> None:
+    (line,) = fails(words, code=2, capsys=capsys)
+    assert line.startswith(said)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Literal
 
 import pytest
 
+from tokenward import ranges
 from tokenward.cli import main
 from tokenward.errors import InputError
-from tokenward.recipes import RECIPES
+from tokenward.recipes import RECIPES, build
 from tokenward.train import config as configs
-from tokenward.train.config import GROUPS, OPTIONS, RunConfig, coerce, make
+from tokenward.train.config import GROUPS, OPTIONS, RunConfig, coerce, flag, make
 from tokenward.train.settings import dump, keyword_types, read_file, resolve, without_use
 
 GIVEN = {"model": "m", "data": "d.jsonl", "out": "o"}
@@ -135,8 +137,7 @@ def test_settings_that_nothing_reads_are_named() -> None:
     lines = without_use(config, kinds=frozenset({"pairs"}), needs=frozenset({"logp", "ref_logp", "pairs"}))
     assert sorted(line.split(" = ")[0] for line in lines) == ["critic", "guide", "lora_alpha", "reward", "rollout_rows"]
     assert without_use(config, kinds=frozenset({"rollouts"}), needs=frozenset({"guide_logp", "value", "score"})) == [
-        "lora_alpha = 4.0 has no effect here: the recipe learns from rollouts and needs guide_logp, score, value: "
-        "leave it out"
+        "lora_alpha = 4.0 has no effect here: no adapters are trained (lora_rank = 0): leave it out"
     ]
 
 
@@ -152,4 +153,46 @@ def test_config_and_cli_import_without_torch() -> None:
 @pytest.mark.parametrize(("recipe", "key"), [("ipo", "beta"), ("dpo", "beta"), ("rebel", "eta")])
 def test_a_pull_that_is_not_above_zero_is_refused_in_one_line(recipe, key, value, capsys):
     assert main(["lab", recipe, f"--{key}", value]) == 2
-    assert capsys.readouterr().err == f"tokenward: {key} must be above 0, got {float(value):g}\n"
+    assert capsys.readouterr().err == f"tokenward: {key} must be > 0, got {float(value)}\n"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value", "bounds"),
+    [
+        ("rloo", "beta_kl", -1.0, "≥ 0"),
+        ("grpo", "clip", -0.2, "≥ 0"),
+        ("ppo", "lam", 1.5, "≥ 0 and ≤ 1"),
+        ("ppo", "gamma", 1.01, "≥ 0 and ≤ 1"),
+        ("simpo", "gamma", -1.0, "≥ 0"),
+        ("ppo", "dual_clip", 1.0, "> 1"),
+        ("ppo", "value_clip", 0.0, "> 0"),
+        ("ppo", "kl_target", float("nan"), "> 0"),
+        ("ppo_max", "ptx_coef", -1.0, "≥ 0"),
+        ("trpo", "max_kl", 0.0, "> 0"),
+        ("trpo", "shrink", 1.0, "> 0 and < 1"),
+        ("trpo", "cg_steps", 0, "≥ 1"),
+        ("nash_md", "mixture", 1.5, "≥ 0 and ≤ 1"),
+        ("drto", "rho", -0.1, "≥ 0"),
+        ("cispo", "cap", 0.0, "> 0"),
+    ],
+)
+def test_a_keyword_out_of_range_is_named_by_flags_and_in_python(recipe, key, value, bounds, capsys):
+    line = f"{key} must be {bounds}, got {value}"
+    assert main(["lab", recipe, f"--{flag(key)}", str(value)]) == 2
+    assert capsys.readouterr().err == f"tokenward: {line}\n"
+    with pytest.raises(InputError) as error:
+        build(recipe, **{key: value})
+    assert str(error.value) == line
+
+
+def test_every_range_is_of_a_keyword_and_holds_its_defaults():
+    settings = [(n, p.default) for make in RECIPES.values() for n, p in inspect.signature(make).parameters.items()]
+    assert set(ranges.KEYWORDS) <= {name for name, _ in settings}
+    assert [found for name, value in settings for found in ranges.wrong(name, value)] == []
+    assert build("ppo", clip=None).terms and build("simpo", gamma=1.6).terms  # no clip; a margin, not a discount
+
+
+def test_a_setting_that_other_recipes_have_names_them(capsys):
+    for key, others in (("placement", "rto, drto have it"), ("mixture", "nash_md has it")):
+        assert main(["train", "ppo", f"--{key}", "0", "--model", "m", "--data", "d", "--out", "o"]) == 2
+        assert capsys.readouterr().err == f"tokenward: ppo has no setting {key} ({others})\n"

@@ -25,6 +25,10 @@ GOOD = {
     "scored": {"prompt": "p", "completion": "a", "score": 0},
     "demonstration": {"prompt": "p", "completion": "a"},
     "conversation": {"messages": [USER, ASSISTANT]},
+    "trajectory preference": {"prompt": "p", "chosen_turns": [ASSISTANT], "rejected_turns": [OTHER]},
+    "labeled trajectory": {"prompt": "p", "turns": [ASSISTANT], "label": True},
+    "scored trajectory": {"prompt": "p", "turns": [ASSISTANT, USER, OTHER], "score": 1},
+    "trajectory": {"prompt": "p", "turns": [ASSISTANT]},
     "prompts": {"prompt": "p", "topic": "x"},
 }
 
@@ -213,8 +217,8 @@ def test_scores_stand_in_every_row_or_in_none(tmp_path):
     [
         ("prompts", "pairs", r"dpo needs pairs: columns prompt, chosen, rejected; or chosen, rejected; .*a.jsonl has "
          r"prompt, topic \(prompts\)$"),
-        ("demonstration", "labels", r"dpo needs labels: columns prompt, completion, label; .* has prompt, completion"),
-        ("unpaired", "demos", r"dpo needs demos: columns prompt, completion; or messages; .* \(labels\)$"),
+        ("demonstration", "labels", r"dpo needs labels: columns prompt, completion, label; or .* has prompt, completion"),
+        ("unpaired", "demos", r"dpo needs demos: columns prompt, completion; or messages; or .* \(labels\)$"),
         ("implicit preference", "prompts", r"dpo needs prompts: columns prompt; .* has chosen, rejected \(pairs\)$"),
     ],
 )  # fmt: skip

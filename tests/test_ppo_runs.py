@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_the_likelihood_of_the_demonstrations_rises_and_is_told(tmp_path: Path) 
     ("keywords", "settings", "message"),
     [
         (PTX, {"demos": None}, "ppo_max learns from demonstrations beside rollouts: give --demos FILE"),
-        ({}, {}, "demos = .* has no effect here"),
+        ({}, {}, r"demos = .* the recipe reads no demonstrations \(ppo_max does with ptx_coef above 0\): leave it out"),
         (PTX, {"critic_warmup": 2, "demos": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )
@@ -86,16 +87,27 @@ def test_demonstrations_and_their_coefficient_go_together(
 
 
 @pytest.mark.parametrize("critic", ["own", "shared"])
-def test_at_first_only_the_critic_learns(critic: str, tmp_path: Path) -> None:
-    config = runs.config(tmp_path, "ppo", updates=4, critic=critic, critic_warmup=4, epochs=1)
-    loop.run(config, "ppo", show="nothing")
-    before, after = runs.weights(config.model), runs.weights(tmp_path / "run" / "model")
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    told = updates(config.out)
+def test_at_first_only_the_critic_learns(
+    critic: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = runs.config(tmp_path, "ppo", updates=5, critic=critic, critic_warmup=4, epochs=1, log_every=1)
+    before = load.policy(config.model).causal_lm.state_dict()
+    held = []
+
+    def watched(run: Any, place: Any, stop: object) -> None:
+        now = run.roles.policy.causal_lm.state_dict()
+        held.append(all(torch.equal(value, now[name]) for name, value in before.items()))
+
+    monkeypatch.setattr(loop, "pause", watched)
+    loop.run(config, "ppo", show="lines")
+    assert held == [True, True, True, True, False]
+    told = updates(config.out)[:4]
     assert all(event["critic/warmup"] == 1 and "terms/policy" not in event for event in told)
     assert told[-1]["learning_rate"] == config.learning_rate
     head = [float(str(event["grad_norm"])) for event in told]
     assert all(norm > 0 for norm in head)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("update ")]
+    assert ["critic alone" in line for line in lines] == held
 
 
 def test_then_the_policy_learns_from_a_critic_that_knows_something(tmp_path: Path) -> None:

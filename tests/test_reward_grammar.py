@@ -404,3 +404,28 @@ def test_one_source_alone_stays_what_it_is(tmp_path):
 def test_a_part_that_fails_is_named():
     with pytest.raises(InputError, match=r"reward answer: row 0 \(prompt data.jsonl:4\) has no number in column"):
         made("stop:1 + 0.5*answer:answer").score(ROLLOUTS, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("rew.py:happy+length:8", "part 1 has a + without blanks around it"),
+        ("length:8+rew.py:f", "part 1 has a + without blanks around it"),
+        ("stop:2 + 0.5*rew.py:f+0.5*length:8", "part 2 has a + without blanks around it"),
+        ("0.5*0.5*rew.py:f", "part 1 has two weights, 0.5 and 0.5: give their product"),
+        ("nan*rew.py:f", "part 1 has the weight 'nan': give a finite number"),
+        ("half*length:8", "part 1 has the weight 'half': give a finite number"),
+    ],
+)
+def test_a_glued_plus_and_a_wrong_weight_are_said(spec: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(spec)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["c++/f.py:g", "runs/a+b", "stop:1e+5", "regex:a+b", "'a*b/c.py:f'", "lexicon:w+x.txt"]
+)
+def test_a_plus_or_a_star_within_a_source_stays(spec: str) -> None:
+    (part,) = parse(spec)
+    assert part.weight == 1 and part.text == spec.strip("'")

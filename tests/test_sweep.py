@@ -93,6 +93,18 @@ def test_a_file_that_is_wrong_is_refused_before_anything_runs(
     assert said in str(error.value)
 
 
+def test_what_is_wrong_with_measure_hides_nothing_of_the_methods(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_sweep(file(tmp_path, measure={"data": "x", "sample": 2}, methods={"rlo": {}, "rloo": {"grup": 2}}))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3 and all(any(word in line for line in lines) for word in ("sample", "'rlo'", "'grup'"))
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^no file .*gone\.yaml$"):
+        read_sweep(tmp_path / "gone.yaml")
+
+
 SHIPPED = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "on_policy").glob("*.yaml"))
 
 

@@ -23,4 +23,4 @@ def astar_po(*, beta: float = 1e-3, beta_value: float = 0.5, samples: int = 8) -
     value = MonteCarloNormalizer(beta_value, drawn="ref_logp", stream=1)
     term = RowTerm("astar_po", score=LogRatio("ref_logp", beta=beta), link=Square(), target=Score(), offset=value)
     streams = (Stream("rollouts"), Stream("rollouts", group=int(samples), sampler="reference"))
-    return Recipe("astar_po", (), streams, (term,))
+    return Recipe("astar_po", ("Brantley et al. 2025, arXiv:2505.20686",), streams, (term,))

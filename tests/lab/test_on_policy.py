@@ -19,6 +19,7 @@ from tokenward.lab.optima.targets import predict
 from tokenward.lab.rates.rate import rate
 from tokenward.lab.solving.policy import batch_of
 from tokenward.lab.solving.solve import solve
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.objective.capped import Capped
 from tokenward.objective.links import Clipped, Ratio
 from tokenward.objective.recipe import Recipe
@@ -201,3 +202,12 @@ def test_the_table_says_it(capsys, tmp_path):
     (tmp_path / "world.json").write_text(json.dumps(world), encoding="utf-8")
     assert main(["lab", "dr_grpo", "--world", str(tmp_path / "world.json"), "--beta_kl", "0"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("; arg max r: no interior optimum")
+
+
+def test_rewards_that_are_all_equal_move_nothing() -> None:
+    """Nothing is better than anything else: the spread is 0, and rounding must not pass for one."""
+    flat = {"ref": [0.14111584559689025, 0.8588841544031098], "reward": [0.3, 0.3]}
+    world = parse_world({"tau": 0.403, "vocab": 2, "horizon": 1, "prompts": [flat], "critic": "zero"})
+    found = verify.answer("ppo", verify.with_guides(world), overrides={"kl": "loss_k2"})
+    assert found["tv"] < 1e-6
+    np.testing.assert_allclose(found["reached"][0], flat["ref"], atol=1e-6)

@@ -256,7 +256,9 @@ def test_the_table_says_what_was_reached_and_what_was_missed(every):
     assert lines["dpo"].split()[1:4] == ["PRA", "yes", "boltzmann"]
     assert lines["dpo"].endswith("reached")
     assert "centered scores, largest error" in lines["reward_model"]
-    assert "no closed form; not at rest, residual" in lines["slic"]
+    assert "no closed form; residual" in lines["slic"] and "(at rest" in lines["una"]
+    one = {**every["una"], "residual": 5e-7, "converged": False}
+    assert "no closed form; residual 5e-07 (at rest below 1e-08)" in verify.render([one])
     assert verify.missed(list(every.values())) == []
     wrong = {**every["dpo"], "tv": 0.3}
     assert "MISSED; at rest" in verify.render([wrong])

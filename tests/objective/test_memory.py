@@ -205,8 +205,8 @@ def test_ptx_reads_the_demonstrations_alone_and_the_policy_term_does_not() -> No
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"reward_clip": 0.0}, "ClipReward: limit must be above 0, got 0"),
-        ({"kl_target": -1.0}, "AdaptiveKL: target must be above 0, got -1"),
+        ({"reward_clip": 0.0}, "reward_clip must be > 0, got 0.0"),
+        ({"kl_target": -1.0}, "kl_target must be > 0, got -1.0"),
         ({"kl_target": 1.0, "kl": "exact"}, "kl_target steers the coefficient of a KL in the reward"),
         ({"clip": None, "dual_clip": 3.0}, "dual_clip = 3 is a part of the clip, which is off"),
     ],
@@ -214,3 +214,10 @@ def test_ptx_reads_the_demonstrations_alone_and_the_policy_term_does_not() -> No
 def test_settings_that_say_nothing_are_refused(keywords: dict[str, float | str | None], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build("ppo", **keywords)
+
+
+def test_parts_built_by_hand_refuse_a_bound_of_nothing() -> None:
+    with pytest.raises(InputError, match="ClipReward: limit must be above 0, got 0"):
+        ClipReward(0.0)
+    with pytest.raises(InputError, match="AdaptiveKL: target must be above 0, got -1"):
+        AdaptiveKL(0.05, target=-1.0)

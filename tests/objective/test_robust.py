@@ -281,12 +281,20 @@ def test_rows_of_weight_zero_and_of_other_streams_are_no_atoms():
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"rho": -0.1}, "the radius ρ of an ambiguity set must be 0 or more, got -0.1"),
-        ({"rho": float("nan")}, "must be 0 or more, got nan"),
-        ({"robust_eta": 0.0}, "the tilt η of a KL set must be above 0, got 0"),
+        ({"rho": -0.1}, "rho must be ≥ 0, got -0.1"),
+        ({"rho": float("nan")}, "rho must be ≥ 0, got nan"),
+        ({"robust_eta": 0.0}, "robust_eta must be > 0, got 0.0"),
         ({"divergence": "chi2", "robust_eta": 1.0}, "robust_eta is the tilt of divergence 'kl', got 'chi2'"),
     ],
 )
 def test_settings_that_make_no_set_are_refused(settings, why):
     with pytest.raises(InputError, match=why):
         build("drto", **settings)
+
+
+def test_sets_built_by_hand_refuse_a_radius_below_zero_and_a_tilt_of_zero():
+    for made in (KLBall, ChiSquareBall, ChiSquareBound):
+        with pytest.raises(InputError, match="must be 0 or more.*, got -0.1"):
+            made(-0.1)
+    with pytest.raises(InputError, match="the tilt η of a KL set must be above 0, got 0"):
+        KLBall(0.1, eta=0.0)

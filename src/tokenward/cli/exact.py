@@ -12,6 +12,7 @@ from typing import Any
 from tokenward.cli.trained import TRAINED, trained
 from tokenward.cli.words import only, recipe_maker
 from tokenward.errors import InputError, nearest
+from tokenward.train.config import flag
 from tokenward.train.flags import keywords_help, read_words
 from tokenward.train.settings import arguments
 
@@ -54,11 +55,10 @@ def lab(words: list[str]) -> int:
     makers = [recipe_maker(name) for name in names]
     for given in flags:  # a word that no recipe knows may be a misspelt flag of the lab itself
         if not any(given in inspect.signature(make).parameters for make in makers):
-            close = nearest(
-                given, [*LAB_FLAGS, *{key for make in makers for key in inspect.signature(make).parameters}]
-            )
+            known = {*LAB_FLAGS, *(key for make in makers for key in inspect.signature(make).parameters)}
             raise InputError(
-                f"neither lab nor {alone[0] if len(alone) == 1 else 'a recipe'} has a flag --{given}.{close}"
+                f"neither lab nor {alone[0] if len(alone) == 1 else 'a recipe'} has a flag --{flag(given)}."
+                f"{nearest(flag(given), map(flag, known))}"
             )
     overrides = {key: value for name in names for key, value in arguments(recipe_maker(name), flags, of=name).items()}
     if rate is not None:
@@ -138,13 +138,32 @@ def recipes(words: list[str]) -> int:
     elif alone:
         recipe = recipe_maker(alone[0])()
         known = "".join(f"{one}\n" for one in advise(recipe, facts=Facts())) + "\n"
-        print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{recipe}\n{known}{recipe.cite()}")
+        parts = f"{recipe}\n{_known(alone[0])}\n{known}{recipe.cite()}"
+        print(f"{keywords_help(recipe_maker(alone[0]), title='keywords')}\n\n{parts}")
     else:
         print(f"{'recipe':<22}{'tier':<6}{'scenario':<10}{'optimum':<22}{'learns from':<21}needs")
         for one in _catalog(names):
             cells = f"{one['recipe']:<22}{one['tier']:<6}{one['scenario'] or '–':<10}{one['target'] or '–':<22}"
             print(f"{cells}{', '.join(one['streams']):<21}{', '.join(one['needs'])}")
     return 0
+
+
+def _known(name: str) -> str:
+    """A recipe's tier, its optimum on the lab's own world, and where its defaults come from, as rows of its text."""
+    from tokenward.lab.verify import optimum_name, predicted
+    from tokenward.lab.worlds.world import default_world
+    from tokenward.recipes.catalog import CATALOG
+
+    method = CATALOG.get(name)
+    try:
+        found = predicted([name], default_world())[name]
+        shares = "" if found.target is None else f", {'shares' if found.shares else 'does not share'} π^τ"
+        optimum = optimum_name(found) + shares + (f"; {found.note}" if found.note else "")
+    except InputError as error:  # a recipe of one's own may ask for what the lab's world does not have
+        optimum = f"not known: {error}"
+    rows = [("tier", method.tier if method else "C"), ("optimum", optimum)]
+    rows += [("defaults", method.defaults if method else "those of the file")]
+    return "\n".join(f"{left:<9} {right}" for left, right in rows)
 
 
 def _catalog(names: list[str]) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ def train(words: list[str]) -> int:
             return _told(loop.train(live))
     if from_dir is not None and config is not None:
         raise InputError("--from and --config both give the settings: give one")
+    if config is not None and not Path(config).is_file():
+        raise InputError(f"--config: no file {config}")
     file = {} if config is None else read_file(config)
     if from_dir is not None:
         file = read_file(Path(from_dir) / "config.yaml")

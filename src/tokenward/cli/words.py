@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenward.errors import InputError, nearest
+from tokenward.train.config import flag
 from tokenward.train.flags import keywords_help, read_words
 from tokenward.train.settings import arguments
 
@@ -30,6 +31,7 @@ def recipe_maker(name: str) -> Callable[..., Any]:
 
 def only(flags: dict[str, str], known: tuple[str, ...], *, of: str) -> None:
     """Refuse flags that a command does not have."""
-    wrong = [f"{of} has no flag --{name}.{nearest(name, [*known, 'help'])}" for name in flags if name not in known]
+    typed = [flag(name) for name in (*known, "help")]
+    wrong = [f"{of} has no flag --{flag(n)}.{nearest(flag(n), typed)}" for n in flags if n not in known]
     if wrong:
         raise InputError("\n".join(wrong))

@@ -127,6 +127,10 @@ SCHEMAS: tuple[Schema, ...] = (
         ("score_chosen", "score_rejected", "target", "weight"),
         "two conversations, messages or hh-rlhf transcripts, that differ in the last answer", rows.implicit,
     ),
+    Schema("unpaired", "labels", ("prompt", "completion", "label"), _EXTRA, "an answer, good or not", rows.labeled),
+    Schema("scored", "scores", ("prompt", "completion", "score"), _EXTRA, "an answer and its reward", rows.scored),
+    Schema("demonstration", "demos", ("prompt", "completion"), _EXTRA, "an answer to imitate", rows.demonstration),
+    Schema("conversation", "demos", ("messages",), _EXTRA, "messages; the last answer is imitated", rows.conversation),
     Schema(
         "trajectory preference", "pairs", ("prompt", "chosen_turns", "rejected_turns"),
         ("score_chosen", "score_rejected", "target", "weight"),
@@ -135,10 +139,6 @@ SCHEMAS: tuple[Schema, ...] = (
     Schema("labeled trajectory", "labels", ("prompt", "turns", "label"), _EXTRA, "turns, good or not", rows.trajectory),
     Schema("scored trajectory", "scores", ("prompt", "turns", "score"), _EXTRA, "turns and reward", rows.trajectory),
     Schema("trajectory", "demos", ("prompt", "turns"), _EXTRA, "turns; the assistant's are imitated", rows.trajectory),
-    Schema("unpaired", "labels", ("prompt", "completion", "label"), _EXTRA, "an answer, good or not", rows.labeled),
-    Schema("scored", "scores", ("prompt", "completion", "score"), _EXTRA, "an answer and its reward", rows.scored),
-    Schema("demonstration", "demos", ("prompt", "completion"), _EXTRA, "an answer to imitate", rows.demonstration),
-    Schema("conversation", "demos", ("messages",), _EXTRA, "messages; the last answer is imitated", rows.conversation),
     Schema("prompts", "prompts", ("prompt",), (), "prompts; other columns go to the reward function", rows.prompts),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenward.lab.optima import exact
 from tokenward.lab.optima.prediction import Identified, Prediction
 from tokenward.lab.optima.targets import predict
+from tokenward.lab.solving.descent import CONVERGED
 from tokenward.lab.solving.solve import Solution, solve
 from tokenward.lab.worlds.world import World, default_world
 from tokenward.lab.worlds.world_file import read_world
@@ -115,7 +116,9 @@ def _row(one: Answer) -> tuple[str, ...]:
     elif within is not None:
         verdict = f"{'reached' if within <= REACHED else 'MISSED'} within each component, tv {within:.0e}; {rest}"
     else:
-        verdict = f"no closed form; {rest}"
+        small = one["residual"] is not None and one["residual"] <= CONVERGED  # not at rest then: no finite minimum
+        known = "at rest" if one["converged"] else "not at rest" if small else f"at rest below {CONVERGED:.0e}"
+        verdict = f"no closed form; residual {residual} ({known})"
     if "note" in one:
         verdict += f"; {one['note']}"
     scores = "max_error" in one

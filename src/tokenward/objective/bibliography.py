@@ -251,19 +251,24 @@ WORKS: dict[str, tuple[str, int, str, str]] = {
 
 
 def reference(key: str) -> str:
-    """A work in one line: first author, year, where.
+    """A work in one line: first author, year, where. What is no key of WORKS is a text of its own, as it is.
 
     >>> reference("zhong2024rto")
     'Zhong 2024, arXiv:2404.18922'
     """
+    if key not in WORKS:
+        return key
     author, year, _, where = WORKS[key]
     return f"{author.split(',')[0]} {year}, {where}"
 
 
 def bibtex(keys: Iterable[str]) -> str:
-    """BibTeX entries of the given keys, one blank line apart."""
+    """BibTeX entries of the given keys, one blank line apart; what is no key of WORKS stands as it is."""
     entries = []
     for key in keys:
+        if key not in WORKS:
+            entries.append(key)
+            continue
         author, year, title, where = WORKS[key]
         entries.append(
             f"@misc{{{key},\n  author = {{{author}}},\n  title  = {{{{{title}}}}},\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.masking import row_sum
 from tokenward.types import Batch, Signal, TokenStats
 
 GIVEN_BY: dict[str, str] = {
@@ -34,6 +37,15 @@ GIVEN_BY: dict[str, str] = {
 TRAINED = frozenset({"logp", "value", "model_score", "entropy", "kl_ref", "kl_old"})  # what carries gradient
 
 POLICY_FIELDS = TRAINED - {"value", "model_score"}  # what moves the policy
+
+
+def whole_score(batch: Batch, *, by: object) -> Float[Tensor, " B"]:
+    """The reward of each row as a whole: its score, and the token rewards up to its end where the batch has any."""
+    score = ask(batch, "score", by=by)
+    if batch.reward is None:
+        return score
+    column = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    return score + row_sum(batch.reward, column < batch.length[:, None]).to(score.dtype)
 
 
 def ask(record: Batch | TokenStats | Signal, field: str, *, by: object) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.masking import keep, last
-from tokenward.objective.fields import ask
+from tokenward.objective.fields import ask, whole_score
 from tokenward.objective.groups import group_mean
 from tokenward.objective.targets import ScorePreference
 from tokenward.types import Batch, Signal, TokenStats, pair_share
@@ -90,6 +90,6 @@ class StreamBaseline:
     makes: ClassVar[frozenset[str]] = frozenset({"advantage"})
 
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
-        advantage, score = ask(signal, "advantage", by=self), ask(batch, "score", by=self)
+        advantage, score = ask(signal, "advantage", by=self), whole_score(batch, by=self)
         groups, mean = group_mean(score, batch, stream=self.beside)
         return replace(signal, advantage=keep(advantage - mean[groups][:, None], batch.mask))

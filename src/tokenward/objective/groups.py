@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenward.masking import count, row_sum
-from tokenward.objective.fields import ask
+from tokenward.objective.fields import ask, whole_score
 from tokenward.types import Batch, Signal, TokenStats, stream_weight
 
 Drawn = Literal["ref_logp", "old_logp", "sampler_logp"]  # the law that wrote the group's answers
@@ -70,7 +70,7 @@ class MeanReward:
     scope: ClassVar[Literal["group"]] = "group"
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
-        groups, mean = group_mean(ask(batch, "score", by=self), batch)
+        groups, mean = group_mean(whole_score(batch, by=self), batch)
         return mean[groups]
 
 
@@ -94,7 +94,7 @@ class MonteCarloNormalizer:
         return frozenset({"score"}) | _importance_needs(self.drawn)
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
-        tilt = ask(batch, "score", by=self) / self.beta + log_importance(batch, stats, drawn=self.drawn, by=self)
+        tilt = whole_score(batch, by=self) / self.beta + log_importance(batch, stats, drawn=self.drawn, by=self)
         return self.beta * group_log_mean_exp(tilt, batch, stream=self.stream)
 
 
@@ -126,7 +126,7 @@ class BoltzmannWeight:
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
         if self.drawn == "target":
             return torch.ones_like(batch.weight)
-        tilt = ask(batch, "score", by=self) / self.beta + log_importance(batch, stats, drawn=self.drawn, by=self)
+        tilt = whole_score(batch, by=self) / self.beta + log_importance(batch, stats, drawn=self.drawn, by=self)
         return torch.exp(tilt - group_log_mean_exp(tilt, batch))
 
 

@@ -11,7 +11,7 @@ once per batch of rollouts. Everything is detached.
                                           is cut there; CISPO: high is the share of tokens at the cap
     clip_ratio/dual                       share of tokens with A < 0 and a ratio beyond the dual clip
     policy/ratio_max                      largest π/π_old of a token
-    score, kl, completions/length         row means: reward, Σ_t log π_old/π_ref, trainable tokens
+    score, kl, completions/length         row means: reward (token rewards too), Σ_t log π_old/π_ref, trainable tokens
     completions/clipped_ratio             share of rows cut at the length limit
     groups/zero_spread                    share of prompts with two answers or more whose scores are all the same
     critic/vf_explained_var               1 − Var(returns − V_old)/Var(returns) over tokens
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tokenward.masking import count, keep, row_sum
 from tokenward.objective.capped import Capped
-from tokenward.objective.fields import POLICY_FIELDS
+from tokenward.objective.fields import POLICY_FIELDS, whole_score
 from tokenward.objective.links import Clipped, ClippedSquare, Ratio
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.robust import RobustTerm
@@ -74,9 +74,9 @@ def batch_metrics(batch: Batch, frozen: TokenStats, signal: Signal) -> dict[str,
     rows = batch.weight > 0 if batch.origin is None else (batch.origin == 0)
     found = {"completions/length": _mean(count(batch.mask)[rows])}
     if batch.score is not None:
-        found["score"] = _mean(batch.score[rows])
-        found["score_std"] = float(batch.score[rows].float().std(correction=0))
-        found |= _zero_spread(batch.group[rows], batch.score[rows])
+        score = whole_score(batch, by=batch_metrics)[rows]
+        found["score"], found["score_std"] = _mean(score), float(score.float().std(correction=0))
+        found |= _zero_spread(batch.group[rows], score)
     if frozen.old_logp is not None and frozen.ref_logp is not None:
         found["kl"] = _mean(row_sum(frozen.old_logp - frozen.ref_logp, batch.mask)[rows])
     if frozen.guide_logp is not None and frozen.guide_ref_logp is not None:

@@ -90,7 +90,7 @@ class Stream:
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """A method as data: streams, signal steps, terms, update; `sources` are keys of the bibliography.
+    """A method as data: streams, signal steps, terms, update; `sources` are keys of the bibliography, or texts.
 
     >>> from tokenward.recipes import build
     >>> sorted(build("dpo").needs)

@@ -142,10 +142,11 @@ class ChiSquareBound:
         _not_negative(self.radius)
 
     def worst(self, loss: Float[Tensor, " N"], nominal: Float[Tensor, " N"]) -> Worst:
+        if self.radius == 0 or bool((loss == loss[0]).all()):  # else rounding would pass for a deviation
+            return Worst(nominal, nominal @ loss)
         apart = loss - nominal @ loss
         deviation = (nominal @ apart**2).sqrt()
-        slope = (2 * self.radius) ** 0.5 / deviation if bool(deviation > 0) else torch.zeros_like(deviation)
-        q = nominal * (1 + slope * apart)
+        q = nominal * (1 + (2 * self.radius) ** 0.5 / deviation * apart)
         return Worst(q, q @ loss)
 
 
@@ -257,5 +258,5 @@ def _line(loss: Float[Tensor, " K"], nominal: Float[Tensor, " K"], *, radius: fl
 
 
 def _not_negative(radius: float) -> None:
-    if not radius >= 0:
-        raise InputError(f"the radius ρ of an ambiguity set must be 0 or more, got {radius:g}")
+    if not 0 <= radius < math.inf:
+        raise InputError(f"rho, the radius of an ambiguity set, must be 0 or more and finite, got {radius:g}")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.masking import at, first
-from tokenward.objective.fields import ask
+from tokenward.objective.fields import ask, whole_score
 from tokenward.types import Batch, Signal, TokenStats
 
 _NOTHING: frozenset[str] = frozenset()
@@ -125,7 +125,7 @@ class ReturnStep:
 @final
 @dataclass(frozen=True)
 class Score:
-    """The row's reward."""
+    """The row's reward, token rewards included."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
     reads: ClassVar[frozenset[str]] = _NOTHING
@@ -136,7 +136,7 @@ class Score:
         return _rows_to_tokens(self.rows(batch, stats, signal), batch)
 
     def rows(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " B"]:
-        return ask(batch, "score", by=self)
+        return whole_score(batch, by=self)
 
 
 @final
@@ -222,14 +222,14 @@ class ScorePreference:
 @final
 @dataclass(frozen=True)
 class ScoreGap:
-    """score(first) − score(second)."""
+    """score(first) − score(second), token rewards included."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
     reads: ClassVar[frozenset[str]] = _NOTHING
     access: ClassVar[str | None] = "differences"
 
     def pairs(self, batch: Batch, stats: TokenStats, signal: Signal) -> Float[Tensor, " P"]:
-        score, pairs = ask(batch, "score", by=self), ask(batch, "pairs", by=self)
+        score, pairs = whole_score(batch, by=self), ask(batch, "pairs", by=self)
         return score[pairs[:, 0]] - score[pairs[:, 1]]
 
 

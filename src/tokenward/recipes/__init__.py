@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
+from tokenward import ranges
 from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes.catalog import CATALOG
@@ -27,6 +32,8 @@ def maker(name: str) -> Callable[..., Recipe]:
     """
     if ":" in name:
         return load(name)
+    if name.endswith(".py"):
+        raise InputError(f"recipe {name!r} names no function: give file.py:function; {_functions(Path(name))}")
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}.{nearest(name, RECIPES)}")
     return RECIPES[name]
@@ -39,7 +46,21 @@ def build(name: str, **settings: Setting) -> Recipe:
     for key in settings:
         if key not in known:
             raise InputError(f"recipe {name} has no setting {key!r}.{nearest(key, known)}")
+    if wrong := [
+        line for key, value in settings.items() for line in (*ranges.wrong(key, value), *_choice(make, key, value))
+    ]:
+        raise InputError("\n".join(wrong))
     return make(**settings)
+
+
+def _choice(make: Callable[..., Recipe], key: str, value: Setting) -> list[str]:
+    """One line where a keyword of named choices is given another value."""
+    kind = get_type_hints(make).get(key)
+    if get_origin(kind) is not Literal or value in get_args(kind):
+        return []
+    return [
+        f"{key} must be {' or '.join(map(repr, get_args(kind)))}, got {value!r}.{nearest(str(value), get_args(kind))}"
+    ]
 
 
 def load(spec: str) -> Callable[..., Recipe]:
@@ -55,10 +76,50 @@ def load(spec: str) -> Callable[..., Recipe]:
         raise InputError(f"recipe {spec!r}: {path!r} is not a Python file; give file.py:function")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"recipe {spec!r}: {path} cannot be run: {_said(error, path)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise InputError(f"recipe {spec!r}: {path} has no function {function!r}.{nearest(function, names)}")
-    result: Callable[..., Recipe] = make
-    return result
+    return _checked(make, spec, path)
+
+
+def _checked(make: Callable[..., object], spec: str, path: str) -> Callable[..., Recipe]:
+    """The function of a file, with one line for what it raises or gives that is no recipe."""
+
+    @functools.wraps(make)
+    def made(**keywords: Setting) -> Recipe:
+        try:
+            recipe = make(**keywords)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"recipe {spec!r} failed: {_said(error, path)}") from error
+        if not isinstance(recipe, Recipe):
+            raise InputError(f"recipe {spec!r} must return a Recipe, got {type(recipe).__name__}")
+        return recipe
+
+    return made
+
+
+def _said(error: Exception, path: str) -> str:
+    """An exception in one line, with the last line of the file that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _functions(path: Path) -> str:
+    """What functions a file has, read without running it."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except OSError:
+        return f"there is no file {path}"
+    except (SyntaxError, ValueError) as error:
+        return f"the file cannot be read: {' '.join(str(error).split())}"
+    names = [one.name for one in body if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")]
+    return f"the file has: {', '.join(names)}" if names else "the file has no function"

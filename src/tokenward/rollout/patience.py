@@ -24,9 +24,12 @@ class Patience:
         self._asked: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._given: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._hung = False
 
     def call(self, work: Callable[[], Any], *, what: str) -> Any:
         """What the work returns; InputError `what` when it raises, or takes too long."""
+        if self._hung:  # its answer would come to the next one who asks
+            raise InputError(f"{what}: a call before it never returned")
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, daemon=True, name="environment")
             self._thread.start()
@@ -34,6 +37,7 @@ class Patience:
         try:
             value, error = self._given.get(timeout=self.seconds)
         except queue.Empty:
+            self._hung = True
             raise InputError(f"{what} took more than {self.seconds:g} s: make it faster, or wait longer") from None
         words = " ".join(str(error).split())
         if isinstance(error, InputError):

@@ -84,6 +84,8 @@ class Sweep:
 
 def read_sweep(path: str | Path) -> Sweep:
     """The jobs of a file; everything wrong with any of them is said at once, before one starts."""
+    if not Path(path).is_file():
+        raise InputError(f"no file {path}")
     try:
         text = Path(path).read_text(encoding="utf-8")
         found = yaml.safe_load(text)
@@ -105,8 +107,15 @@ def read_sweep(path: str | Path) -> Sweep:
     if wrong:
         raise InputError("\n".join(wrong))
     jobs = [job for name, own in methods.items() for job in _expand(str(name), own or {}, settings, grid, seeds)]
-    made = _measure(measure, settings, where=str(path))
-    _check(jobs, made)
+    try:
+        made = _measure(measure, settings, where=str(path))
+    except InputError as error:
+        raise InputError("\n".join([str(error), *_refused(jobs)])) from error
+    wrong = _refused(jobs)
+    if not Path(made.data).is_file():
+        wrong.append(f"measure.data = {made.data}: no such file")
+    if wrong:
+        raise InputError("\n".join(wrong))
     return Sweep((*_starts(jobs), *jobs), made, text)
 
 
@@ -174,8 +183,8 @@ def _measure(given: Mapping[str, Any], settings: Mapping[str, Any], *, where: st
     return Measure(**found)
 
 
-def _check(jobs: Sequence[Job], measure: Measure) -> None:
-    """Raise what `train` would refuse of any job, each line once, with the method that it is about."""
+def _refused(jobs: Sequence[Job]) -> list[str]:
+    """What `train` would refuse of any job, each line once, with the method that it is about."""
     wrong: list[str] = []
     for job in jobs:
         try:
@@ -186,7 +195,4 @@ def _check(jobs: Sequence[Job], measure: Measure) -> None:
             wrong += [f"method {job.method}: {line}" for line in str(error).splitlines()]
     names = [job.name for job in jobs]
     wrong += [f"two jobs are called {name}: give the methods other names" for name in names if names.count(name) > 1]
-    if not Path(measure.data).is_file():
-        wrong.append(f"measure.data = {measure.data}: no such file")
-    if wrong:
-        raise InputError("\n".join(dict.fromkeys(wrong)))
+    return list(dict.fromkeys(wrong))

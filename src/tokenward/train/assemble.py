@@ -23,16 +23,18 @@ from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.roles import Roles
 from tokenward.objective.advice import Advice, advise
-from tokenward.objective.recipe import Recipe
-from tokenward.recipes import maker
+from tokenward.objective.recipe import Recipe, Stream
+from tokenward.recipes import build
 from tokenward.rollout import rewards
 from tokenward.rollout.environment import EpisodeSampler
 from tokenward.rollout.sampler import GenerateSampler
 from tokenward.rollout.source import RolloutSource
-from tokenward.train.beside import Beside, with_demos
+from tokenward.train import vocabulary
+from tokenward.train.beside import Beside, updates_per_batch, with_demos
 from tokenward.train.cast import cached_reference, optimizer, roles
 from tokenward.train.config import RunConfig
-from tokenward.train.fit import asks, check, facts, group_size, mini_rows, needs_probes, on_policy
+from tokenward.train.critic_first import nothing_else
+from tokenward.train.fit import asks, check, facts, group_size, needs_probes, on_policy
 from tokenward.train.runtime import Runtime
 from tokenward.train.samplers import policy_sampler, writers_beside
 from tokenward.train.settings import Settings
@@ -85,23 +87,25 @@ class Run:
 def assemble(settings: Settings, runtime: Runtime) -> Run:
     """Every part of a run; what is wrong with recipe and settings is said before any model is read."""
     config = settings.config
-    recipe = maker(settings.recipe)(**settings.keywords)
+    recipe = build(settings.recipe, **settings.keywords)
     check(recipe, config)
     rewards.check(config.reward, timeout_s=config.reward_timeout_s)
-    tokenizer = load.tokenizer(config.tokenizer or config.model)
+    tokenizer = vocabulary.tokenizer(config)
     cast = roles(recipe, config, runtime)
     data = _data(recipe, config, tokenizer=tokenizer, context=cast.policy.context)
     source: OfflineSource | RolloutSource | Beside
     if on_policy(recipe):
         rollouts = _rollouts(data, recipe, config, cast=cast)
         source = with_demos(rollouts, recipe, config, tokenizer=tokenizer, context=cast.policy.context)
-        per_pass = source.batches_per_pass * config.epochs * math.ceil(config.rollout_rows / mini_rows(config))
+        per_pass = source.batches_per_pass * updates_per_batch(config)
     else:
         source = _offline(data, recipe, config, context=cast.policy.context)
         per_pass = source.updates_per_pass
         if config.ref == "cached":
             cast = cached_reference(cast, source, config)
     total = config.updates or max(1, math.ceil((config.passes or 1.0) * per_pass - 1e-9))
+    if wrong := nothing_else(config, total=total):
+        raise InputError("\n".join(wrong))
     lines = _notes(recipe, config, data, cast, per_pass=per_pass, total=total)
     advice = advise(recipe, facts=facts(recipe, config, examples=data.examples))
     inputs, made = _inputs(config, data, source), optimizer(cast, config)
@@ -161,13 +165,14 @@ def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, cast: Roles) 
     scorer = None
     if config.reward is not None:
         device = str(cast.policy.device)
-        scorer = rewards.reward(
-            config.reward,
-            tokenizer=encoder.tokenizer,
-            dtype=config.dtype,
-            device=device,
-            timeout_s=config.reward_timeout_s,
-        )
+        with vocabulary.naming("reward", config.reward):
+            scorer = rewards.reward(
+                config.reward,
+                tokenizer=encoder.tokenizer,
+                dtype=config.dtype,
+                device=device,
+                timeout_s=config.reward_timeout_s,
+            )
     return RolloutSource(
         [example for example in data.examples if isinstance(example, Prompt)],
         sampler=_episodes(policy_sampler(cast.policy, config, encoder), config, encoder),
@@ -200,9 +205,7 @@ def _episodes(sampler: GenerateSampler, config: RunConfig, encoder: Encoder) -> 
 
 def _inputs(config: RunConfig, data: Dataset, source: Source) -> dict[str, str]:
     """Hashes of what the run reads: the data, and the models in their roles."""
-    named = {name: getattr(config, name) for name in ("model", "ref", "guide", "guide_ref", "critic")}
-    words = (None, "shared", "own", "copy", "adapter", "cached")
-    models = {name: load.fingerprint(path) for name, path in named.items() if path not in words}
+    models = {name: load.fingerprint(path) for name, path in vocabulary.models(config).items()}
     demos = {"demos": source.demos.data.data_hash} if isinstance(source, Beside) else {}
     return {"data": data.data_hash, **demos, **models}
 
@@ -217,12 +220,22 @@ def _notes(
         lines.append(dropped)
     if on_policy(recipe):
         group = group_size(recipe, config)
-        more = sum(stream.group for stream in recipe.streams[1:] if stream.kind == "rollouts")
-        beside = f" and {more} of other laws" if more else ""
-        size = f"{config.rollout_rows // group} prompts × {group} completions{beside}, {config.epochs} epochs of "
-        size += f"{math.ceil(config.rollout_rows / mini_rows(config))} updates"
+        beside = "".join(f" and {_answers(stream)}" for stream in recipe.streams[1:] if stream.kind == "rollouts")
+        size = f"{_many(config.rollout_rows // group, 'prompt')} × {_many(group, 'completion')}{beside}, "
+        size += f"{_many(config.epochs, 'epoch')} of {_many(updates_per_batch(config) // config.epochs, 'update')}"
         if config.reward is not None:
             lines.append(rewards.described(config.reward))
     else:
         size = f"{config.rows_per_update} rows an update"
-    return (*lines, f"{total} updates, {per_pass} a pass; {size}")
+    return (*lines, f"{_many(total, 'update')}, {per_pass} a pass; {size}")
+
+
+def _answers(stream: Stream) -> str:
+    """The answers of a further stream to each prompt, and who writes them."""
+    if stream.sampler == "greedy":
+        return "1 greedy answer"
+    return f"{stream.group} of the {stream.sampler}"
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tokenward import ranges
 from tokenward.errors import InputError
+from tokenward.ranges import Range
 
 T = TypeVar("T")
 Scalar = str | int | float | None
@@ -159,20 +160,8 @@ REQUIRED = ("model", "data", "out")
 
 def out_of_range(name: str, value: Scalar) -> list[str]:
     """One line when a number is outside its range, none otherwise."""
-    if not isinstance(value, int | float):
-        return []
     meta = OPTIONS[name].metadata
-    least, most, above = meta["least"], meta["most"], meta["above"]
-    good = (
-        math.isfinite(value)
-        and (least is None or value >= least)
-        and (most is None or value <= most)
-        and (above is None or value > above)
-    )
-    if good:
-        return []
-    bounds = [f"{word} {bound}" for word, bound in (("≥", least), (">", above), ("≤", most)) if bound is not None]
-    return [f"{name} must be {' and '.join(bounds) or 'finite'}, got {value}"]
+    return Range(least=meta["least"], above=meta["above"], most=meta["most"]).wrong(name, value)
 
 
 def flag(name: str) -> str:
@@ -180,11 +169,8 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-ABOVE_ZERO = frozenset({"beta", "eta"})  # the pull to the reference, the size of a proximal step: in every recipe
-
-
 def coerce(name: str, value: object, annotation: Any) -> Scalar:
-    """The value as its annotation asks: text from flags and YAML becomes a number, a Literal is checked.
+    """The value as its annotation asks: text from flags and YAML becomes a number, a Literal and a range are checked.
 
     >>> coerce("beta", "1e-1", float)
     0.1
@@ -194,8 +180,8 @@ def coerce(name: str, value: object, annotation: Any) -> Scalar:
         return None
     for kind in choices:
         fits, made = _fit(value, kind)
-        if fits and name in ABOVE_ZERO and isinstance(made, (int, float)) and not made > 0:
-            raise InputError(f"{name} must be above 0, got {made:g}")
+        if fits and (wrong := ranges.wrong(name, made)):
+            raise InputError(*wrong)
         if fits:
             return made
     raise InputError(f"{name} must be {describe(annotation)}, got {value!r}")

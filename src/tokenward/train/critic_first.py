@@ -51,8 +51,18 @@ def policy_held(roles: Roles) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def without_critic(recipe: Recipe, config: RunConfig) -> list[str]:
-    """One line where critic updates are asked for and no term trains the critic alone."""
-    if not config.critic_warmup or alone(recipe) is not None:
+def nothing_else(config: RunConfig, *, total: int | None) -> list[str]:
+    """One line where every update of a run (None: not known yet) would be the critic's."""
+    if total is None or not config.critic_warmup or config.critic_warmup < total:
         return []
+    return [
+        f"critic_warmup = {config.critic_warmup} must be below the run's updates ({total}): in the first the critic "
+        "learns alone"
+    ]
+
+
+def without_critic(recipe: Recipe, config: RunConfig) -> list[str]:
+    """One line where critic updates are asked for and no term trains the critic alone, or nothing else is trained."""
+    if not config.critic_warmup or alone(recipe) is not None:
+        return nothing_else(config, total=config.updates)
     return [f"critic_warmup = {config.critic_warmup}: no term of {recipe.name} trains a critic alone: leave it out"]

@@ -89,7 +89,8 @@ class Bar:
 
 def _numbers(event: Mapping[str, object], *, most: int = len(SHOWN)) -> str:
     pairs = [(name, event[name]) for name in SHOWN if name in event][:most]
-    return " · ".join(f"{name} {value:.4g}" for name, value in pairs if isinstance(value, int | float))
+    words = [f"{name} {value:.4g}" for name, value in pairs if isinstance(value, int | float)]
+    return " · ".join((["critic alone"] if "critic/warmup" in event else []) + words)
 
 
 def _clock(seconds: float) -> str:

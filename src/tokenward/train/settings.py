@@ -59,7 +59,11 @@ def keyword_types(function: Callable[..., object]) -> dict[str, Any]:
 def arguments(function: Callable[..., object], given: Mapping[str, object], *, of: str) -> Keywords:
     """Values for a function's keywords, typed as it says; InputError with one line for each problem."""
     types, defaults = keyword_types(function), inspect.signature(function).parameters
-    wrong = [f"{of} has no flag --{flag(n)}.{nearest(flag(n), map(flag, types))}" for n in given if n not in types]
+    wrong = [
+        _elsewhere(n, of=of) or f"{of} has no flag --{flag(n)}.{nearest(flag(n), map(flag, types))}"
+        for n in given
+        if n not in types
+    ]
     found: Keywords = {}
     for name in types:
         if name in given:
@@ -74,6 +78,15 @@ def arguments(function: Callable[..., object], given: Mapping[str, object], *, o
     return found
 
 
+def _elsewhere(name: str, *, of: str) -> str:
+    """One line where recipes of the catalog have a setting that this one lacks; "" where none has."""
+    from tokenward.recipes import RECIPES  # with torch: only once something is wrong
+
+    have = [other for other, function in RECIPES.items() if name in inspect.signature(function).parameters]
+    shown = ", ".join(have[:4]) + (" …" if len(have) > 4 else "")
+    return f"{of} has no setting {name} ({shown} {'has' if len(have) == 1 else 'have'} it)" if have else ""
+
+
 def resolve(
     *,
     recipe: str,
@@ -84,8 +97,16 @@ def resolve(
     """The settings of a run; InputError with one line for each unknown key, wrong type and value out of range."""
     types = keyword_types(function)
     known = {*OPTIONS, *types}
-    wrong = [f"unknown key {name!r} in the file.{nearest(name, known)}" for name in file if name not in known]
-    wrong += [f"unknown flag --{flag(n)}.{nearest(flag(n), map(flag, known))}" for n in flags if n not in known]
+    wrong = [
+        _elsewhere(name, of=recipe) or f"unknown key {name!r} in the file.{nearest(name, known)}"
+        for name in file
+        if name not in known
+    ]
+    wrong += [
+        _elsewhere(name, of=recipe) or f"unknown flag --{flag(name)}.{nearest(flag(name), map(flag, known))}"
+        for name in flags
+        if name not in known
+    ]
     given = {**file, **flags}
     own = {name: value for name, value in given.items() if name in types}
     keywords = _collect(wrong, lambda: arguments(function, own, of=recipe))
@@ -124,13 +145,37 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
         idle |= {"demos", "demo_rows"}
     if not config.lora_rank:
         idle |= {"lora_alpha", "lora_targets"}
-    source = " and ".join(sorted(kinds))
     return [
-        f"{name} = {getattr(config, name)!r} has no effect here: the recipe learns from {source} and needs "
-        f"{', '.join(sorted(needs))}: leave it out"
+        f"{name} = {getattr(config, name)!r} has no effect here: {_unread(name, kinds)}: leave it out"
         for name in OPTIONS
         if name in idle and getattr(config, name) != OPTIONS[name].default
     ]
+
+
+def _unread(name: str, kinds: frozenset[str]) -> str:
+    """Why a setting is not read, in the recipe's own terms."""
+    if name in ("demos", "demo_rows") and "rollouts" in kinds:
+        return "the recipe reads no demonstrations (ppo_max does with ptx_coef above 0)"
+    used = OPTIONS[name].metadata["used"]
+    if used != "always" and (used == "rollouts") != ("rollouts" in kinds):
+        return f"the recipe learns from {' and '.join(sorted(kinds))}"
+    return _ABSENT[name]
+
+
+_ABSENT = {
+    "ref": "the recipe reads no reference",
+    "guide": "the recipe reads no guide",
+    "guide_ref": "the recipe reads no reference of a guide",
+    "critic": "the recipe has no critic",
+    "critic_warmup": "the recipe has no critic",
+    "critic_learning_rate": "the recipe has neither a critic nor a score head",
+    "sentence_ends": "the recipe counts no sentences",
+    "reward": "the recipe reads no score",
+    "max_turns": "no environment is given",
+    "environment_seconds": "no environment is given",
+    "lora_alpha": "no adapters are trained (lora_rank = 0)",
+    "lora_targets": "no adapters are trained (lora_rank = 0)",
+}
 
 
 def dump(settings: Settings) -> str:

@@ -97,7 +97,7 @@ def self_consistent(
     sigma = torch.zeros(len(world.prompts), dtype=torch.float64)
     widest = max(float(world.reward.max() - world.reward.min()), float(reward.max() - reward.min()))
     for i in prompts:
-        if float(spread(recipe, world, world.ref, reward)[i]) <= 1e-12 * widest:
+        if float(spread(recipe, world, world.ref, reward)[i]) <= 1e-12 * (widest + float(world.reward.abs().max())):
             continue  # all answers are as good: no advantage, no move
 
         def gap(x: float, i: int = i) -> float:

@@ -31,6 +31,8 @@ OPTIMIZERS: tuple[Optimizer, ...] = ("auto", "gradient", "adam")
 
 def read_world(path: str | Path) -> World:
     """The world of a JSON file."""
+    if not Path(path).is_file():
+        raise InputError(f"world: no file {path}")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward import ranges
 from tokenward.errors import InputError
 from tokenward.masking import at, first, keep, last, row_sum
 from tokenward.objective.fields import ask
 from tokenward.objective.groups import group_mean, group_size
+from tokenward.ranges import Range
 from tokenward.types import PROBE, Batch, Signal, TokenStats
 
 _NOTHING: frozenset[str] = frozenset()
@@ -82,6 +84,10 @@ class GAE:
     needs: ClassVar[frozenset[str]] = frozenset({"old_value"})
     reads: ClassVar[frozenset[str]] = frozenset({"reward"})
     makes: ClassVar[frozenset[str]] = frozenset({"advantage", "returns"})
+
+    def __post_init__(self) -> None:
+        if wrong := Range(least=0, most=1).wrong("gamma", self.gamma) + ranges.wrong("lam", self.lam):
+            raise InputError("\n".join(wrong))
 
     def __call__(self, batch: Batch, stats: TokenStats, signal: Signal) -> Signal:
         value = ask(stats, "old_value", by=self)

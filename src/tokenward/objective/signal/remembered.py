@@ -36,8 +36,8 @@ class RunningScale:
     """r_t /= σ, σ the population std of all rewards R = Σ_t r_t of past rows and of this batch's.
 
     center "mean" first takes their mean r̄ off each row, at its last trainable token: (R − r̄)/σ. No spread yet: σ = 1.
-    Sources: "none" Engstrom et al. 2020 (reward scaling; the discounted return is R for γ = 1 and one reward at the
-    end), "mean" Zheng et al. 2023 (reward normalization). Rows count alike for ever; no window forgets.
+    Sources: "none" after the reward scaling of Engstrom et al. 2020, where σ is that of a running discounted return
+    (ours: of whole responses), "mean" Zheng et al. 2023 (reward normalization). Rows count alike for ever; no window.
     """
 
     center: Literal["none", "mean"] = "none"

@@ -31,6 +31,11 @@ PREFIXES = {  # what stands after the prefix, between |
     "implicit": ("POLICY", "REFERENCE", "BETA", "[sum or tokens]"),
 }
 _WHOLE = frozenset({"answer", "regex", "regex-not"})  # their argument is one text, whatever stands in it
+_PREFIX = "|".join(PREFIXES)
+_GLUED = re.compile(  # a + between parts, without its blanks; 1e+5 is a number
+    rf"(?:\.py:\w+|:[-.\deE]+)\s*\+(?!\d+(?:\||$))|\+\s*(?:{_PREFIX}):"
+)
+_WEIGHT = re.compile(r"(?P<weight>[^\s*/:]+)\s*\*\s*(?P<rest>\S.*)", re.DOTALL)
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _PART = re.compile(
     rf"""\s*(?:(?P<weight>{_NUMBER})\s*\*\s*)?
@@ -113,6 +118,8 @@ def _asked(found: re.Match[str], *, number: int, spec: str) -> Asked:
             f"{where} opens a quote {source[0]} that does not close at its end: quote it with the other sign"
         )
     prefix = found["prefix"]
+    if quoted is None:
+        _check_bare(found, source, where=where)
     if not source:
         wanted = f"{prefix}:{'|'.join(PREFIXES[prefix])}" if prefix in PREFIXES else "a source"
         raise InputError(f"{where} is empty: write {wanted}")
@@ -130,6 +137,23 @@ def _asked(found: re.Match[str], *, number: int, spec: str) -> Asked:
             f"{where} must be {prefix}:{'|'.join(fields)} (the last in brackets may be left out), got {source!r}"
         )
     return Asked(weight, prefix, arguments, prefix.replace("-", "_"), f"{prefix}:{source}")
+
+
+def _check_bare(found: re.Match[str], source: str, *, where: str) -> None:
+    """Refuse a + without its blanks, a second weight, and a weight that is no number, in what is not quoted."""
+    prefix = found["prefix"]
+    if prefix not in _WHOLE and _GLUED.search(f"{prefix}:{source}" if prefix else source):
+        raise InputError(
+            f"{where} has a + without blanks around it: write PART + PART, or quote what is one source, got {source!r}"
+        )
+    second = _WEIGHT.match(source) if prefix is None else None
+    if second is None:
+        return
+    if found["weight"] is not None:
+        raise InputError(f"{where} has two weights, {found['weight']} and {second['weight']}: give their product alone")
+    raise InputError(
+        f"{where} has the weight {second['weight']!r}: give a finite number before the *, or quote a path with a *"
+    )
 
 
 def _file_or_model(weight: float, source: str) -> Asked:
