@@ -132,7 +132,7 @@ def test_token_rewards_are_logged_and_learned_from(tmp_path):
     loop.run(made, "reinforce", show="nothing")
     events = facts(Path(made.out))
     early, late = (sum(e["reward/tokens"] for e in part) / 6 for part in (events[:6], events[-6:]))
-    assert all(event["score"] == 0 for event in events)
+    assert all(event["score"] == pytest.approx(event["reward/tokens"]) for event in events)
     assert late > early + 0.5
 
 

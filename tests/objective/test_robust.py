@@ -294,7 +294,7 @@ def test_settings_that_make_no_set_are_refused(settings, why):
 
 def test_sets_built_by_hand_refuse_a_radius_below_zero_and_a_tilt_of_zero():
     for made in (KLBall, ChiSquareBall, ChiSquareBound):
-        with pytest.raises(InputError, match="must be 0 or more.*, got -0.1"):
+        with pytest.raises(InputError, match=r"must be 0 or more.*, got -0.1"):
             made(-0.1)
     with pytest.raises(InputError, match="the tilt η of a KL set must be above 0, got 0"):
         KLBall(0.1, eta=0.0)
