@@ -217,7 +217,7 @@ def test_scores_stand_in_every_row_or_in_none(tmp_path):
     [
         ("prompts", "pairs", r"dpo needs pairs: columns prompt, chosen, rejected; or chosen, rejected; .*a.jsonl has "
          r"prompt, topic \(prompts\)$"),
-        ("demonstration", "labels", r"dpo needs labels: columns prompt, completion, label; or .* has prompt, completion"),
+        ("demonstration", "labels", r"dpo needs labels: columns prompt, completion, label; or .* prompt, completion"),
         ("unpaired", "demos", r"dpo needs demos: columns prompt, completion; or messages; or .* \(labels\)$"),
         ("implicit preference", "prompts", r"dpo needs prompts: columns prompt; .* has chosen, rejected \(pairs\)$"),
     ],

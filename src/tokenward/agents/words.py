@@ -55,7 +55,7 @@ def _gains(world: World, results: Row) -> tuple[Claim, ...]:
         *gains,
         Claim(
             f"PPO goes more than half of the way from SFT to the best possible reward, {world.best:g}.", HERE,
-            f"its reward {_ends(whole)}, {_sample(results)}; measured: the share of the way at the interval's lower end",
+            f"its reward {_ends(whole)}, {_sample(results)}; measured: the share of the way, interval's lower end",
             (whole["low"] - sft) / (world.best - sft), at_least=0.5,
         ),
         Claim(
