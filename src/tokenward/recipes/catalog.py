@@ -53,26 +53,26 @@ CATALOG: dict[str, Method] = {
     "rda": Method(scenarios.rda, "A", "beta: DPO's; sampler: ours"),
     "pra": Method(scenarios.pra, "A", "beta: DPO's; labels, link, smoothing, label_temperature, sampler: ours"),
     "rebel": Method(regression.rebel, "B", "eta, beta_kl: the authors' Llama-3 script"),
-    "online_dpo": Method(games.online_dpo, "B", "beta: TRL; link: DPO's; labels, label_temperature: ours"),
+    "online_dpo": Method(games.online_dpo, "A", "beta: TRL; link: DPO's; labels, label_temperature: ours"),
     "xpo": Method(games.xpo, "B", "beta, alpha: TRL; labels, label_temperature: ours"),
     "nash_md": Method(games.nash_md, "B", "beta_kl, mixture: TRL; label_temperature, kl, aggregation: ours"),
-    "remax": Method(games.remax, "B", "beta_kl: TRL 1.12 (PPO); kl: as in verl; aggregation: ours"),
+    "remax": Method(games.remax, "A", "beta_kl: TRL 1.12 (PPO); kl: as in verl; aggregation: ours"),
     "reinforce": Method(policy_gradient.reinforce, "B", "beta_kl: TRL 1.12 (PPO); kl, aggregation: ours"),
-    "rloo": Method(policy_gradient.rloo, "B", "beta_kl: TRL 1.16; kl: Ahmadian 2024; aggregation: ours"),
+    "rloo": Method(policy_gradient.rloo, "A", "beta_kl: TRL 1.16; kl: Ahmadian 2024; aggregation: ours"),
     "reinforce_pp": Method(
         policy_gradient.reinforce_pp,
-        "B",
+        "A",
         "beta_kl, clip: Hu 2025, version 1; credit, kl: their Eq. 4; aggregation: ours",
     ),
     "reinforce_pp_baseline": Method(
         policy_gradient.reinforce_pp_baseline,
-        "B",
+        "A",
         "beta_kl, kl: OpenRLHF's script; clip: Hu 2025; aggregation: ours",
     ),
-    "grpo": Method(policy_gradient.grpo, "B", "beta_kl, kl, aggregation: Shao 2024; clip: TRL 1.16; std: ours"),
+    "grpo": Method(policy_gradient.grpo, "A", "beta_kl, kl, aggregation: Shao 2024; clip: TRL 1.16; std: ours"),
     "dr_grpo": Method(
         group_relative.dr_grpo,
-        "B",
+        "A",
         "beta_kl: none, Liu 2025; clip: TRL 1.16; budget: max_new_tokens's; kl, where beta_kl is given: ours",
     ),
     "dapo": Method(
@@ -83,12 +83,12 @@ CATALOG: dict[str, Method] = {
     ),
     "gspo": Method(
         group_relative.gspo,
-        "B",
+        "A",
         "clip_low, clip_high, ratio, beta_kl (none): Zheng 2025; kl, where beta_kl is given: ours",
     ),
     "cispo": Method(
         group_relative.cispo,
-        "B",
+        "A",
         "cap: Khatri 2025 (ScaleRL); beta_kl: none, theirs; kl, where beta_kl is given, and aggregation: ours",
     ),
     "ppo": Method(
@@ -99,7 +99,7 @@ CATALOG: dict[str, Method] = {
     ),
     "ppo_max": Method(
         ppo.ppo_max,
-        "B",
+        "A",
         "beta_kl, lam, reward_scale: Zheng 2023; reward_clip: their Figure 14; ptx_coef, advantage_clip: "
         "off; gamma, clip, value_clip, value_coef, aggregation: PPO's",
     ),
@@ -110,21 +110,21 @@ CATALOG: dict[str, Method] = {
         "extrapolates five-fold; guide_clip: off; gamma, lam, clip, value_clip, value_coef, kl, "
         "aggregation: PPO's",
     ),
-    "drto": Method(actor_critic.drto, "B", "rho, atoms, divergence, nominal: ours; robust_eta: off; the rest: rto's"),
+    "drto": Method(actor_critic.drto, "A", "rho, atoms, divergence, nominal: ours; robust_eta: off; the rest: rto's"),
     "distill": Method(
         actor_critic.distill,
-        "B",
+        "A",
         "beta_kl: ours, it only scales; gamma, lam, clip, value_clip, value_coef, kl, aggregation: PPO's",
     ),
     "trpo": Method(
         trust_region.trpo,
-        "B",
+        "A",
         "max_kl, cg_steps, damping, backtracks, lam, critic_updates: Engstrom 2020; shrink: ours; "
         "value_clip, reward_scale, reward_clip: off; beta_kl, gamma, kl, aggregation: PPO's",
     ),
     "mirror_descent": Method(
         trust_region.mirror_descent,
-        "B",
+        "A",
         "eta, ratio, kl_old, kl, aggregation: ours; beta_kl: TRL 1.12 (PPO)",
     ),
 }
