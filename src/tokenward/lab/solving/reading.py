@@ -26,7 +26,8 @@ def sampled(recipe: Recipe, world: World) -> World:
     A stream of pairs compares two independent draws. With "data", and for rollouts, the world stays as it is, but that
     several streams have infinite groups: what a group's size changes is known for one stream alone.
     """
-    if stream_kind(recipe) == "rollouts":  # all is drawn anew at each update, and so is what a judge says of it
+    if stream_kind(recipe) == "rollouts" and any(prompt.samples for prompt in world.prompts):
+        # its answers are drawn anew at each update, and so is what a judge says of them
         world = replace(world, prompts=tuple(replace(prompt, samples=None) for prompt in world.prompts))
     if len(recipe.streams) > 1 and any(prompt.group is not None for prompt in world.prompts):
         _refuse_group_parts(recipe)
