@@ -180,6 +180,7 @@ def test_what_a_signal_ends_with(
     assert fails(command(tmp_path, "dpo"), code=code, capsys=capsys) == ["saved"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_tells_how_to_go_on(tmp_path: Path) -> None:
     words = command(tmp_path, "dpo", updates=100_000, log_every=1, save_every=0)
     source = str(Path(tokenward.__file__).parent.parent)

@@ -342,6 +342,7 @@ def test_the_critic_takes_as_many_steps_as_asked(number: int, tmp_path: Path) ->
         assert {id(p) for p in run.optimizer.state} <= own
 
 
+@pytest.mark.slow
 def test_a_preference_loss_can_take_constrained_steps(tmp_path: Path) -> None:
     (tmp_path / "natural.py").write_text(NATURAL, encoding="utf-8")
     loop.run(runs.config(tmp_path, "dpo", updates=6), f"{tmp_path / 'natural.py'}:natural_dpo", show="nothing")
@@ -398,6 +399,7 @@ def resumed(folder: Path, name: str, keywords: dict[str, object], config: RunCon
 
 
 @pytest.mark.parametrize("more", [pytest.param({}, marks=pytest.mark.slow), {"lora_rank": 2}], ids=["whole", "lora"])
+@pytest.mark.slow
 def test_mirror_descent_resumed_within_a_batch_is_straight(
     more: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +414,7 @@ def test_mirror_descent_resumed_within_a_batch_is_straight(
 
 
 @pytest.mark.parametrize("more", [{}, pytest.param({"lora_rank": 2}, marks=pytest.mark.slow)], ids=["whole", "lora"])
+@pytest.mark.slow
 def test_constrained_steps_resumed_are_straight(
     more: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

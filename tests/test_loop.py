@@ -96,6 +96,7 @@ def test_dpo_raises_margins_and_accuracies(tmp_path: Path) -> None:
     assert column(tmp_path, "loss")[0] == pytest.approx(0.6931, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_ppo_raises_a_simple_reward(tmp_path: Path) -> None:
     config = runs.config(tmp_path, "ppo", updates=60, rollout_rows=32, mini_rows=16, learning_rate=3e-3)
     loop.run(config, "ppo", keywords={"beta_kl": 0.01}, show="nothing")

@@ -98,6 +98,7 @@ def test_no_short_text_of_sentences_beats_the_best() -> None:
     assert set(best) == {"the red lamp arrived late .", "i love it .", "great service ."}
 
 
+@pytest.mark.slow
 def test_no_text_found_by_search_beats_the_best() -> None:
     """A beam over all words of the vocabulary, 12 words deep, with what it has earned so far as the guide."""
     words, beam, seen = world.vocabulary(), [()], []
@@ -162,6 +163,7 @@ def test_seed_decides_everything() -> None:
     assert everything(1)[0] != everything(2)[0] and everything(1)[1] != everything(2)[1]
 
 
+@pytest.mark.slow
 def test_the_writer_is_careless_but_grammatical() -> None:
     train, _ = world_rows.prompt_rows(train=400, heldout=0, seed=0)
     rows = world_rows.sft_rows(train, count=2000, seed=0)

@@ -228,6 +228,7 @@ def test_e4_at_finite_size_nothing_collapses_as_advantages_are_bounded(size):
     assert most > 0.9 * math.sqrt(size - 1)
 
 
+@pytest.mark.slow
 def test_large_groups_approach_the_limit():
     world = bandit(tau=2.0)
     recipe = build("grpo", beta_kl=2.0, kl="exact")

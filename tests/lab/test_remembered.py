@@ -62,6 +62,7 @@ def a_world(shape: str, **fields) -> World:
 
 
 @pytest.mark.parametrize("shape", ["bandit", pytest.param("ragged", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_scaled_reward_has_a_temperature_in_units_of_its_own_std(shape):
     world = a_world(shape)
     sigma = largest_std(world, world.tau)

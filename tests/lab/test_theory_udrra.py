@@ -222,6 +222,7 @@ def test_8_on_a_tree_only_the_laws_within_components_are_predicted(name):
         assert tv(law[leaves] / law[leaves].sum(), expected) < 1e-7
 
 
+@pytest.mark.slow
 def test_e9_adam_leaves_the_span_and_keeps_the_laws_within_components():
     split = {"pairs": [[0, 1, 1], [1, 2, 1]]}
     world = bandit(optimizer="adam", **split)
@@ -286,6 +287,7 @@ def test_12_detached_samplers_of_the_current_policy_reach_the_target():
     assert predict(build("ipo", beta=TAU), world).law is None  # its optimum moves with the sampler
 
 
+@pytest.mark.slow
 def test_12_through_the_sampler_the_kl_form_rests_at_the_target_and_the_cross_entropy_does_not():
     world = bandit(sampler="policy-through", pairs="sampler")
     assert tv(reached("pra", world, beta=TAU), PI) < 1e-7
@@ -642,6 +644,7 @@ def best_of_class():
     return max(found, key=lambda one: one[0])[1]
 
 
+@pytest.mark.slow
 def test_27_in_a_log_linear_class_on_policy_rda_is_the_optimum_of_the_value_and_others_are_not():
     best = best_of_class()
     own = bandit(features=PHI.tolist(), sampler="policy", pairs="sampler")

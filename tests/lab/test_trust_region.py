@@ -117,6 +117,7 @@ def test_the_realized_kl_of_the_lab_is_what_numpy_says() -> None:
 
 
 @pytest.mark.parametrize("shape", ["bandit", "ragged"])
+@pytest.mark.slow
 def test_no_step_goes_beyond_the_bound_and_the_steps_circle_the_boltzmann_policy(shape: str) -> None:
     """With a constant δ they do not come to rest: they stay about δ around it, closer for a smaller δ."""
     world, ends = a_world(shape, prompts=2), []

@@ -355,6 +355,7 @@ def test_a_loss_without_a_minimum_is_never_said_to_have_converged():
     assert (scores["converged"], scores["predicted"], scores["max_error"]) == (False, None, None)
 
 
+@pytest.mark.slow
 def test_adam_leaves_a_reward_models_free_constants_anywhere():
     one = ask("reward_model", bandit(ref=[0.4, 0.3, 0.3], reward=[1, 0, 2], pairs=[[0, 1, 1]], optimizer="adam"))
     assert (one["predicted"], one["max_error"]) == (None, None)
