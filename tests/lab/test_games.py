@@ -312,5 +312,4 @@ def test_dropping_groups_moves_no_point_of_rest_where_all_advantages_vanish_ther
     loss = replace(build("rloo", beta_kl=TAU, kl="loss_k2"), streams=recipe.streams)
     assert predict(loss, world).law is None
     flat = bandit(reward=np.ones(5))
-    with pytest.raises(InputError, match="every group has equal rewards"):
-        solve(recipe, flat)
+    assert tv(solve(recipe, flat).law[0], REF) < 1e-8  # no group is mixed, and none is thrown away

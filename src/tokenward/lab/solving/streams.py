@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenward.errors import InputError
 from tokenward.lab.solving.groups import Rows, pairs_within, rows_of
 from tokenward.lab.solving.reading import stream_kind
 from tokenward.lab.worlds.tree import Tree
@@ -73,7 +72,7 @@ def rows_played(recipe: Recipe, world: World, law: Float[Tensor, "X L"]) -> tupl
 
 
 def mixed(rows: Rows, world: World) -> Rows:
-    """The rows of groups whose rewards are not all equal; groups are drawn until one is mixed."""
+    """The rows of groups whose rewards are not all equal; groups are drawn until one is mixed. All rows if none is."""
     reward, drawn = world.reward.flatten()[rows.place], rows.share > 0
     number = int(rows.group.max()) + 1
     low = torch.full((number,), torch.inf, dtype=reward.dtype)
@@ -81,8 +80,8 @@ def mixed(rows: Rows, world: World) -> Rows:
     low = low.scatter_reduce(0, rows.group[drawn], reward[drawn], "amin")
     kept = (low + high < 0)[rows.group]  # least reward + least of the negatives: 0 where all are equal
     _, first = torch.unique(rows.group[kept], return_inverse=True)
-    if not bool(kept.any()):
-        raise InputError("keep = 'mixed': every group has equal rewards in this world; give answers different rewards")
+    if not bool(kept.any()):  # a run would stop here; in the lab equal rewards move nothing
+        return rows
     chance, share = rows.chance[kept], rows.share[kept]
     return Rows(rows.place[kept], first, rows.size[kept], chance / (chance * share).sum(), share)
 
