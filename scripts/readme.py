@@ -42,8 +42,9 @@ FOLDERS = (
     "report",
     "demo",
     "sweep",
-    "transfer",
-    "agents",
+    "trained",
+    "trained/language_model",
+    "trained/agents",
     "cli",
 )  # bottom to top
 SPEAKING = ("recipes", "studies", "cli", "objective/advice", "rollout/rewards")  # their __init__ holds code of its own
@@ -67,8 +68,7 @@ def tree() -> str:
         lines += [
             f"{indent}{path.name:<{26 - len(indent)}}{first_sentence(path)}"
             for path in sorted(here.glob("*.py"))
-            if folder in ("recipes", "studies", "cli", "objective/advice", "rollout/rewards")
-            or path.name != "__init__.py"
+            if folder in SPEAKING or path.name != "__init__.py"
         ]
     return "\n".join([*lines, "```"])
 

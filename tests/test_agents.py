@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenward.agents import measure, story, words
-from tokenward.agents.plan import Plan
-from tokenward.agents.worlds import worlds
 from tokenward.errors import InputError
 from tokenward.report.study_page import page
 from tokenward.studies import study as studies
+from tokenward.trained.agents import measure, story, words
+from tokenward.trained.agents.plan import Plan
+from tokenward.trained.agents.worlds import worlds
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "higher_lower.py"
 SHORT = {"updates": 2, "rows_per_update": 8, "learning_rate": 1e-3}

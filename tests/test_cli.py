@@ -49,7 +49,7 @@ def fails(words: list[str], *, code: int, capsys: Captured) -> list[str]:
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train"], "train needs a RECIPE: `tokenward recipes` lists them"),
         (["train", "dop"], "unknown recipe 'dop'. Did you mean 'dpo'?"),
-        (["train", "./absent.py:f"], "recipe './absent.py:f': no file './absent.py'; give file.py:function"),
+        (["train", "./absent.py:f"], "recipe './absent.py:f': no file absent.py; give file.py:function"),
         (["train", "dpo", "--model"], "--model needs a value"),
         (["train", "dpo", "--seed", "1", "--seed", "2"], "--seed stands twice: keep one"),
         (["train", "dpo", "ppo"], "train takes one RECIPE, got dpo ppo"),
@@ -260,10 +260,10 @@ def test_a_recipe_of_ones_own_may_name_a_source_of_its_own(tmp_path: Path, capsy
     ("name", "said"),
     [
         ("mine.py:three", "mine.py:three' must return a Recipe, got int"),
-        ("mine.py:zero", "mine.py:zero' failed: ZeroDivisionError: division by zero (line 16)"),
+        ("mine.py:zero", "mine.py:zero' failed: ZeroDivisionError: division by zero, mine.py line 16"),
         ("mine.py", "names no function: give file.py:function; the file has: my, three, zero"),
         ("gone.py", "gone.py"),
-        ("bad.py:x", "bad.py cannot be run: ModuleNotFoundError: No module named 'nothing_here' (line 1)"),
+        ("bad.py:x", "importing it raised ModuleNotFoundError: No module named 'nothing_here', bad.py line 1"),
     ],
 )
 @pytest.mark.parametrize("words", [["recipes"], ["lab"], ["train", "--model", "x", "--data", "y", "--out", "z"]])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenward.agents.control import TurnGAE, cut_ppo
 from tokenward.data.collate import rollouts_batch
 from tokenward.environments import ask
 from tokenward.objective.signal.advantages import GAE, ReturnToGo
 from tokenward.objective.signal.rewards import Outcome
 from tokenward.recipes import build
+from tokenward.trained.agents.control import TurnGAE, cut_ppo
 from tokenward.types import Rollout, Signal, TokenStats
 
 

@@ -10,14 +10,14 @@ from tokenward.train.settings import arguments
 
 
 def _language_model(**keywords: Any) -> None:
-    from tokenward.transfer.story import transfer
+    from tokenward.trained.language_model.story import study
 
-    transfer(**keywords)
+    study(**keywords)
 
 
 def _world(name: str) -> Callable[..., None]:
     def work(**keywords: Any) -> None:
-        from tokenward.agents.story import study
+        from tokenward.trained.agents.story import study
 
         study(name, **keywords)
 

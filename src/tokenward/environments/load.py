@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tokenward.environments import ENVIRONMENTS
 from tokenward.environments.protocol import Environment
 from tokenward.errors import InputError, nearest
+from tokenward.own_file import Refused, module, raised
 
 
 def environment(spec: str) -> Environment:
@@ -32,30 +30,18 @@ def environment(spec: str) -> Environment:
         if spec not in ENVIRONMENTS:
             raise InputError(f"unknown environment {spec!r}.{nearest(spec, ENVIRONMENTS)}")
         return ENVIRONMENTS[spec]()
-    module = _module(Path(file), spec)
-    make: Callable[[], Any] | None = getattr(module, name, None)
+    try:
+        found = module(Path(file))
+    except Refused as error:
+        raise InputError(f"environment {spec}: {error}") from error
+    make: Callable[[], Any] | None = getattr(found, name, None)
     if not callable(make):
-        own = [n for n, v in vars(module).items() if inspect.isclass(v) or inspect.isfunction(v)]
+        own = [n for n, v in vars(found).items() if inspect.isclass(v) or inspect.isfunction(v)]
         raise InputError(f"environment {spec}: {file} has no {name!r}.{nearest(name, own)}")
     try:
         made = make()
     except Exception as error:  # the user's own code: whatever it raises is reported as one line
-        raise InputError(f"environment {spec}: {name}() raised {type(error).__name__}: {error}") from error
+        raise InputError(f"environment {spec}: {name}() raised {raised(error, file=Path(file))}") from error
     if not isinstance(made, Environment):
         raise InputError(f"environment {spec}: {name}() gives a {type(made).__name__} without start(prompt, seed)")
     return made
-
-
-def _module(file: Path, spec: str) -> ModuleType:
-    if not file.is_file():
-        raise InputError(f"environment {spec}: no file {file}")
-    module_spec = importlib.util.spec_from_file_location(f"tokenward_environment_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"environment {spec}: {file} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses in the user's file look their module up
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code: whatever it raises is reported as one line
-        raise InputError(f"environment {spec}: importing it raised {type(error).__name__}: {error}") from error
-    return module

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -15,6 +12,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from tokenward import ranges
 from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
+from tokenward.own_file import Refused, module, raised
 from tokenward.recipes.catalog import CATALOG
 
 Setting = int | float | str | None
@@ -69,20 +67,13 @@ def load(spec: str) -> Callable[..., Recipe]:
     The file is run as Python: give only files that you trust.
     """
     path, _, function = spec.rpartition(":")
-    if not Path(path).is_file():
-        raise InputError(f"recipe {spec!r}: no file {path!r}; give file.py:function")
-    module_spec = importlib.util.spec_from_file_location(f"tokenward_recipe_{Path(path).stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"recipe {spec!r}: {path!r} is not a Python file; give file.py:function")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module
     try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"recipe {spec!r}: {path} cannot be run: {_said(error, path)}") from error
-    make = getattr(module, function, None)
+        own = module(Path(path))
+    except Refused as error:
+        raise InputError(f"recipe {spec!r}: {error}; give file.py:function") from error
+    make = getattr(own, function, None)
     if not callable(make):
-        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        names = [name for name, value in vars(own).items() if inspect.isfunction(value)]
         raise InputError(f"recipe {spec!r}: {path} has no function {function!r}.{nearest(function, names)}")
     return _checked(make, spec, path)
 
@@ -97,20 +88,12 @@ def _checked(make: Callable[..., object], spec: str, path: str) -> Callable[...,
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"recipe {spec!r} failed: {_said(error, path)}") from error
+            raise InputError(f"recipe {spec!r} failed: {raised(error, file=Path(path))}") from error
         if not isinstance(recipe, Recipe):
             raise InputError(f"recipe {spec!r} must return a Recipe, got {type(recipe).__name__}")
         return recipe
 
     return made
-
-
-def _said(error: Exception, path: str) -> str:
-    """An exception in one line, with the last line of the file that it passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
-    where = f" (line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _functions(path: Path) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError, RunError
+from tokenward.own_file import Refused
 from tokenward.rollout.rewards import worker
 from tokenward.rollout.rewards.process import OwnProcess
 from tokenward.rollout.rewards.protocol import give, place
@@ -36,7 +37,7 @@ class FunctionReward:
         self.function, self.name, self.tokenizer = function, name, tokenizer
         try:
             self.asks = function.asks if isinstance(function, OwnProcess) else worker.asks(function)
-        except worker.Refused as error:
+        except Refused as error:
             raise InputError(f"reward {name}: {error}") from error
 
     def score(self, rollouts: Sequence[Rollout], prompts: Mapping[int, Prompt]) -> list[Rollout]:
@@ -57,7 +58,7 @@ class FunctionReward:
             return []
         try:
             return self._call(rollouts, prompts)
-        except worker.Refused as error:
+        except Refused as error:
             raise InputError(f"reward {self.name} {error}") from error
         except worker.Raised as error:
             raise InputError(f"reward {self.name} raised {error}; {self._culprit(rollouts, prompts)}") from error
@@ -92,7 +93,7 @@ class FunctionReward:
                 self._call([rollout], prompts)
             except worker.Raised:
                 return f"at row {row} (prompt {place(rollout, prompts)})"
-            except (worker.Refused, RunError):
+            except (Refused, RunError):
                 break
         return f"asked about {_places(rollouts, prompts)}"
 
@@ -105,7 +106,7 @@ def function_reward(
         if timeout_s is None:
             return FunctionReward(worker.load(file, function), name=name, tokenizer=tokenizer)
         return FunctionReward(OwnProcess(file, function, name=name, seconds=timeout_s), name=name, tokenizer=tokenizer)
-    except worker.Refused as error:
+    except Refused as error:
         raise InputError(f"--reward {name}: {error}") from error
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tokenward.errors import InputError, RunError
+from tokenward.own_file import Refused
 from tokenward.rollout.rewards import worker
 
 LOAD_S = 300.0  # importing the user's file may load a model
@@ -50,7 +51,7 @@ class OwnProcess:
         if "raised" in found:
             raise worker.Raised(found["raised"])
         if "refused" in found:
-            raise worker.Refused(found["refused"])
+            raise Refused(found["refused"])
         returned: list[Any] = found["returned"]
         return returned
 
@@ -66,7 +67,7 @@ class OwnProcess:
         found = self._asked(json.dumps(sys.path), LOAD_S, "importing its file")
         if "refused" in found:
             self.close()
-            raise worker.Refused(found["refused"])
+            raise Refused(found["refused"])
         return tuple(found["asks"])
 
     def _asked(self, line: str, seconds: float, what: str) -> dict[str, Any]:

@@ -1,28 +1,24 @@
-"""The user's reward function: imported by its path, and called in this process or in one of its own.
+"""The user's reward function: called in this process, or in one of its own.
 
-Needs the standard library alone: as a script it is the process that a time-out can end. It then reads one JSON object
-a line, a batch to score, and answers one a line; standard output stays the function's.
+Needs the standard library alone, so that it starts at once: as a script it is the process that a time-out can end. It
+then reads one JSON object a line, a batch to score, and answers one a line; standard output stays the function's.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenward.own_file import Refused, module, raised
+
 NAMED = ("spans", "finish")  # what a function is given besides, if it has a parameter of that name
-
-
-class Refused(Exception):
-    """A file, a function or an answer that cannot be a reward's: one line."""
 
 
 class Raised(Exception):
@@ -30,21 +26,11 @@ class Raised(Exception):
 
 
 def load(file: Path, name: str) -> Callable[..., Any]:
-    """Import one file by its path (the user's own code, named by the user) and take a function of it."""
-    if not file.is_file():
-        raise Refused(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(f"tokenward_reward_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise Refused(f"{file} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses in the user's file look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code: whatever it raises is reported as one line
-        raise Refused(f"importing it raised {raised(error)}") from error
-    found = getattr(module, name, None)
+    """A function of a file (the user's own code, named by the user)."""
+    own = module(file)
+    found = getattr(own, name, None)
     if not callable(found):
-        known = sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_"))
+        known = sorted(n for n, v in vars(own).items() if callable(v) and not n.startswith("_"))
         raise Refused(f"no function {name!r} in it; it has {', '.join(known) or 'none'}")
     asks(found)
     return found  # type: ignore[no-any-return]
@@ -74,23 +60,10 @@ def call(function: Callable[..., Any], given: tuple[Any, ...], named: Mapping[st
         returned = function(*given, **named)
         found = plain(returned)
     except Exception as error:  # the user's own code: whatever it raises is reported as one line
-        raise Raised(raised(error) + ("" if file is None else _line_of(error, file))) from error
+        raise Raised(raised(error, file=file)) from error
     if not isinstance(found, list):
         raise Refused(f"must return a list of numbers, got {type(returned).__name__}")
     return found
-
-
-def raised(error: BaseException) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _line_of(error: BaseException, file: Path) -> str:
-    """`, mine.py line 3`: the last line of the user's file that an exception came through, if there is one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    return f", {file.name} line {lines[-1]}" if lines else ""
 
 
 def plain(value: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenward.agents.worlds import World
 from tokenward.studies.study import Cell, Claim, Figure, Series, Study, Table
+from tokenward.trained.agents.worlds import World
 
 Row = Mapping[str, Any]
 HERE = "measured here"

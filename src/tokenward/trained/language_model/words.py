@@ -1,8 +1,7 @@
-"""The results of `transfer` as a study: claims, two tables, three figures; and as text for the terminal."""
+"""The results of the study: claims, two tables, three figures."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ DATA = {
 }  # fmt: skip
 
 
-def study(results: Row) -> Study:
+def told(results: Row) -> Study:
     """Everything that was found, with claims that fail where the numbers do not bear them out."""
     plan, counts = results["settings"], results["counts"]
     return Study(
@@ -253,23 +252,3 @@ def _sample(results: Row) -> str:
 def _ends(found: Row) -> str:
     """An estimate and its interval: `0.12 (0.10 to 0.14)`."""
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-
-
-def text(found: Study) -> str:
-    """Claims and tables for the terminal."""
-    from rich.console import Console
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
-    words = io.StringIO()
-    console = Console(file=words, width=160)
-    for table in found.tables:
-        drawn = Drawn(title=Text(table.title), title_justify="left")
-        for name in table.columns:
-            drawn.add_column(Text(name))
-        for row in table.rows:
-            drawn.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
-        console.print(drawn)
-    for claim in found.claims:
-        console.print(Text(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}"), soft_wrap=True)
-    return words.getvalue().rstrip()

@@ -1,4 +1,4 @@
-"""The pairs of `transfer`: texts of one law or of two, oriented by draws on the reward, or by who wrote them."""
+"""The pairs of the study: texts of one law or of two, oriented by draws on the reward, or by who wrote them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `transfer` measures on held-out prompts: J_τ of each policy, and what each DPO's implicit reward goes with."""
+"""What the study measures on held-out prompts: J_τ of each policy, and what each DPO's implicit reward goes with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenward.diagnose.intervals import Estimate
 from tokenward.diagnose.value import TextValues, difference, text_values
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load
-from tokenward.transfer.data import readable
+from tokenward.trained.language_model.data import readable
 from tokenward.types import Batch, Rollout
 
 Numbers = dict[str, Any]

@@ -6,7 +6,6 @@ command goes on where an earlier one stopped.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -15,31 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenward.agents.plan import Plan
-from tokenward.agents.worlds import World, worlds
 from tokenward.errors import InputError, nearest
 from tokenward.stages import Stages, one_thread
+from tokenward.trained.agents.plan import Plan
+from tokenward.trained.agents.worlds import World, worlds
 
-HERE = "agents.json"  # marks a directory as such a story's own, and says with what settings
 POLICIES = ("sft", "dpo", "ppo", "rto", "cut")
 
 
 def study(name: str, *, seed: int = 0, out: str, scale: float = 1.0, plan: Plan | None = None) -> str:
     """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
-    from tokenward.agents.words import told
-    from tokenward.runlog import write_json
-    from tokenward.studies import study as studies
-    from tokenward.transfer.words import text
+    from tokenward.trained.agents.words import told
+    from tokenward.trained.directory import begin, finish
 
     known = worlds()
     if name not in known:
         raise InputError(f"unknown world {name!r}.{nearest(name, known)}")
-    if not 0 < scale <= 10:
-        raise InputError(
-            f"scale multiplies the updates of every run: give a number above 0 and at most 10, got {scale}"
-        )
     world, plan, start = known[name], plan or Plan(), time.monotonic()
-    folder = claimed(Path(out), name=name, seed=seed, scale=scale, plan=plan)
+    folder = begin(Path(out), name=name, seed=seed, scale=scale, plan=plan)
     stages = Stages(folder / "runs", seed, scale)
     with one_thread():
         build(stages, world, plan)
@@ -48,32 +40,7 @@ def study(name: str, *, seed: int = 0, out: str, scale: float = 1.0, plan: Plan 
         results = _measure(stages, world, plan)
     results |= {"pairs": counts, "stages": stages.seconds, "seconds": time.monotonic() - start}
     results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
-    write_json(folder / "results.json", results)
-    found = told(world, results)
-    studies.write(found, folder / "data.jsonl")
-    return f"{text(found)}\n\nnumbers: {folder / 'results.json'}"
-
-
-def claimed(out: Path, *, name: str, seed: int, scale: float, plan: Plan) -> Path:
-    """A new directory, or one in which this story was begun with the same settings; any other is refused."""
-    from tokenward.runlog import write_json
-
-    settings = json.loads(json.dumps({"world": name, "seed": seed, "scale": scale, "plan": asdict(plan)}))
-    mark = out / HERE
-    if mark.is_file():
-        begun = json.loads(mark.read_text(encoding="utf-8"))
-        if begun != settings:
-            other = f"{begun['world']}, seed {begun['seed']}, scale {begun['scale']:g}"
-            raise InputError(f"{out} was begun with other settings ({other}): give another --out")
-        return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} holds something that this study did not make: give another --out")
-    try:
-        (out / "runs" / "data").mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
-    write_json(mark, settings)
-    return out
+    return finish(folder, told(world, results), results=results)
 
 
 def build(stages: Stages, world: World, plan: Plan) -> None:
@@ -123,7 +90,7 @@ def _pairs(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:
 
 def _train(stages: Stages, world: World, plan: Plan) -> None:
     """DPO on whole episodes; PPO, RTO with that DPO as guide, and PPO with credit cut at observations."""
-    from tokenward.agents import control
+    from tokenward.trained.agents import control
 
     start = {"model": stages.model("sft")}
     pairs = {**plan.dpo, **start, "data": str(stages.file("pairs.jsonl"))}
@@ -141,8 +108,8 @@ def _train(stages: Stages, world: World, plan: Plan) -> None:
 
 def _measure(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:
     """Held-out episodes of every policy, and the training curves of those that acted while they learned."""
-    from tokenward.agents import measure
     from tokenward.report.records import gather
+    from tokenward.trained.agents import measure
 
     bench = _bench(stages, world, plan, "heldout.jsonl")
     policies = {}
@@ -161,7 +128,7 @@ def _measure(stages: Stages, world: World, plan: Plan) -> dict[str, Any]:
 
 
 def _bench(stages: Stages, world: World, plan: Plan, prompts: str) -> Any:
-    from tokenward.agents.measure import Bench
+    from tokenward.trained.agents.measure import Bench
 
     limits = {"max_new_tokens": plan.max_new_tokens, "max_turns": plan.max_turns}
     return Bench(world.name, stages.file(prompts), str(stages.out / "base"), **limits)

@@ -20,11 +20,12 @@ from tokenward.models.load import scorer
 from tokenward.runlog import read
 from tokenward.stages import Stages, build_world
 from tokenward.studies import study as studies
-from tokenward.transfer import data as transfer_data
-from tokenward.transfer import measure as transfer_measure
-from tokenward.transfer import story as transfer
-from tokenward.transfer import words as transfer_words
-from tokenward.transfer.plan import Plan
+from tokenward.trained.directory import begin, text
+from tokenward.trained.language_model import data as data_of_study
+from tokenward.trained.language_model import measure as measure_of_study
+from tokenward.trained.language_model import story as story
+from tokenward.trained.language_model import words as words_of_study
+from tokenward.trained.language_model.plan import Plan
 from tokenward.types import Rollout
 
 END, VOCAB, LONGEST, PROMPT = 0, 4, 3, (1, 2)
@@ -193,30 +194,30 @@ def test_an_interval_needs_two_prompts():
 def law(name, rewards, *, prompts=1):
     """Texts named after their law, with the given rewards for every prompt."""
     words = tuple(f"{name} {i}" for i in range(len(rewards)))
-    return transfer_data.Texts(tuple(f"p{n}" for n in range(prompts)), (words,) * prompts, (tuple(rewards),) * prompts)
+    return data_of_study.Texts(tuple(f"p{n}" for n in range(prompts)), (words,) * prompts, (tuple(rewards),) * prompts)
 
 
 def test_labels_are_bradley_terry_draws_and_scores_stay_with_their_texts():
-    rows = transfer_data.preferred(law("y", [1.5, 0.5], prompts=4000), seed=3)
+    rows = data_of_study.preferred(law("y", [1.5, 0.5], prompts=4000), seed=3)
     won = np.mean([row["chosen"] == "y 0" for row in rows])
     expected = 1 / (1 + math.exp(-1.0))
     assert abs(won - expected) < 4 * math.sqrt(expected * (1 - expected) / 4000)
     assert all(row["score_chosen"] == (1.5 if row["chosen"] == "y 0" else 0.5) for row in rows)
     assert all({row["chosen"], row["rejected"]} == {"y 0", "y 1"} for row in rows)
-    soft = transfer_data.softened(rows)
+    soft = data_of_study.softened(rows)
     assert {round(row["target"], 6) for row in soft} == {round(expected, 6), round(1 - expected, 6)}
 
 
 def test_pairs_of_two_laws_are_chosen_by_who_wrote_them():
-    rows = transfer_data.from_two(law("bad", [-9.0, -9.0]), law("good", [9.0, 9.0, 9.0]))
+    rows = data_of_study.from_two(law("bad", [-9.0, -9.0]), law("good", [9.0, 9.0, 9.0]))
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("bad 0", "good 0"), ("bad 1", "good 1")]
-    assert transfer_data.from_two(law("y", [1.0]), law("y", [1.0])) == []  # a text against itself says nothing
+    assert data_of_study.from_two(law("y", [1.0]), law("y", [1.0])) == []  # a text against itself says nothing
     with pytest.raises(InputError, match="the same prompts in the same order"):
-        transfer_data.from_two(law("a", [1.0]), law("b", [1.0], prompts=2))
+        data_of_study.from_two(law("a", [1.0]), law("b", [1.0], prompts=2))
 
 
 def test_halves_are_the_texts_of_even_and_odd_places():
-    one, two = transfer_data.halves(law("y", [0.0, 1.0, 2.0]))
+    one, two = data_of_study.halves(law("y", [0.0, 1.0, 2.0]))
     assert one.texts == (("y 0", "y 2"),) and two.texts == (("y 1",),) and two.rewards == ((1.0,),)
 
 
@@ -224,7 +225,7 @@ def test_ipos_scale_is_the_least_squares_slope_of_winning_on_reward():
     rewards = np.array([0.0, 0.4, 3.0])
     rows = [{"score_chosen": a, "score_rejected": b} for a in rewards for b in rewards]  # μ⊗μ, μ uniform
     wins = (1 / (1 + np.exp(rewards[None] - rewards[:, None]))).mean(1)
-    assert transfer_data.ipo_scale(rows) == pytest.approx(np.polyfit(rewards, wins, 1)[0], abs=1e-12)
+    assert data_of_study.ipo_scale(rows) == pytest.approx(np.polyfit(rewards, wins, 1)[0], abs=1e-12)
 
 
 # --- stages --------------------------------------------------------------------------------------------------------
@@ -265,22 +266,24 @@ def test_a_run_that_was_killed_goes_on_and_a_finished_one_is_left(tmp_path, monk
 
 
 def test_a_directory_of_other_settings_or_of_somebody_else_is_refused(tmp_path):
-    out = transfer.claimed(tmp_path / "a", seed=0, scale=1.0, plan=Plan())
-    assert transfer.claimed(out, seed=0, scale=1.0, plan=Plan()) == out
-    with pytest.raises(InputError, match=r"begun with other settings \(seed 0, scale 1\)"):
-        transfer.claimed(out, seed=1, scale=1.0, plan=Plan())
+    out = begin(tmp_path / "a", name="mine", seed=0, scale=1.0, plan=Plan())
+    assert begin(out, name="mine", seed=0, scale=1.0, plan=Plan()) == out
+    with pytest.raises(InputError, match=r"begun with other settings \(mine, seed 0, scale 1\)"):
+        begin(out, name="mine", seed=1, scale=1.0, plan=Plan())
     with pytest.raises(InputError, match="begun with other settings"):
-        transfer.claimed(out, seed=0, scale=1.0, plan=Plan(tau=0.4))
+        begin(out, name="mine", seed=0, scale=1.0, plan=Plan(tau=0.4))
+    with pytest.raises(InputError, match="begun with other settings"):
+        begin(out, name="other", seed=0, scale=1.0, plan=Plan())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="did not make: give another --out"):
-        transfer.claimed(tmp_path / "b", seed=0, scale=1.0, plan=Plan())
+        begin(tmp_path / "b", name="mine", seed=0, scale=1.0, plan=Plan())
 
 
 @pytest.mark.parametrize("scale", [0.0, 11.0, math.nan])
 def test_a_scale_out_of_range_is_refused(tmp_path, scale):
     with pytest.raises(InputError, match="scale multiplies the updates"):
-        transfer.transfer(out=str(tmp_path / "x"), scale=scale)
+        story.study(out=str(tmp_path / "x"), scale=scale)
     assert not (tmp_path / "x").exists()
 
 
@@ -337,11 +340,11 @@ def results():
 
 
 def test_the_study_says_what_the_numbers_say(tmp_path):
-    found = transfer_words.study(results())
+    found = words_of_study.told(results())
     assert not found.failed and len(found.claims) == 10
     studies.write(found, tmp_path / "data.jsonl")
     assert studies.read(tmp_path / "data.jsonl").claims == found.claims
-    words = transfer_words.text(found)
+    words = text(found)
     assert "E[r]" in words and "IPO" in words and "0.0550" in words and "DOES NOT HOLD" not in words  # IPO's β = 0.11 τ
 
 
@@ -365,7 +368,7 @@ def test_each_claim_fails_when_its_number_does(table, name, key, value, says):
     entry = given[table][name][key]
     reach = entry["high"] - entry["value"]
     given[table][name][key] = {"value": value, "low": value - reach, "high": value + reach}
-    (failed,) = transfer_words.study(given).failed
+    (failed,) = words_of_study.told(given).failed
     assert says in failed.text
 
 
@@ -392,12 +395,12 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_numbers_of_an_uninterr
     monkeypatch.setattr(Stages, "train", stop_at_rda)
     out = tmp_path / "a"
     with pytest.raises(KeyboardInterrupt):
-        transfer.transfer(out=str(out), scale=0.2, plan=TINY)
+        story.study(out=str(out), scale=0.2, plan=TINY)
     weights = out / "runs" / "dpo" / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    words = transfer.transfer(out=str(out), scale=0.2, plan=TINY)
+    words = story.study(out=str(out), scale=0.2, plan=TINY)
     assert weights.stat().st_mtime_ns == before
-    transfer.transfer(out=str(tmp_path / "b"), scale=0.2, plan=TINY)
+    story.study(out=str(tmp_path / "b"), scale=0.2, plan=TINY)
     found = [json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "b")]
     assert all(found[0][key] == found[1][key] for key in ("values", "learned", "counts", "pairs"))
     check(found[0], studies.read(out / "data.jsonl"), words)
@@ -406,7 +409,7 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_numbers_of_an_uninterr
 def check(found, study, words):
     """Shapes and bounds that hold for any policies."""
     values = found["values"]
-    assert set(values) >= set(transfer_words.METHODS) and len(study.claims) == 10 and len(study.tables) == 2
+    assert set(values) >= set(words_of_study.METHODS) and len(study.claims) == 10 and len(study.tables) == 2
     assert values["sft"]["kl"]["value"] == 0 and values["dpo"]["minus_dpo"]["value"] == 0
     assert all(row["kl"]["value"] > 0 for name, row in values.items() if name != "sft")
     for row in values.values():
@@ -416,4 +419,4 @@ def check(found, study, words):
         assert all(-1 <= row[f"correlation_{key}"]["value"] <= 1 for key in ("reward", "law"))
     assert found["pairs"]["rewards"]["hotter"] < found["pairs"]["rewards"]["cooler"]
     assert 0 < found["pairs"]["ipo_scale"] < 0.25
-    assert transfer_measure.NORMAL == 1.96 and "results.json" in words
+    assert measure_of_study.NORMAL == 1.96 and "results.json" in words

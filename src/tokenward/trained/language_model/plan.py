@@ -1,4 +1,4 @@
-"""Sizes and settings of `transfer`: the demo's, one τ for all, as many scored texts for PPO as the pairs hold."""
+"""Sizes and settings of the study: the demo's, one τ for all, as many scored texts for PPO as the pairs hold."""
 
 from __future__ import annotations
 

@@ -6,32 +6,23 @@ A stage that is done is not done again: the same command goes on where an earlie
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenward.errors import InputError
 from tokenward.stages import Stages, build_world, one_thread, supervise
-from tokenward.transfer.plan import Plan
-
-HERE = "transfer.json"  # marks a directory as this command's own, and says with what settings
+from tokenward.trained.language_model.plan import Plan
 
 
-def transfer(*, seed: int = 0, out: str = "runs/language-model", scale: float = 1.0, plan: Plan | None = None) -> str:
+def study(*, seed: int = 0, out: str = "runs/language-model", scale: float = 1.0, plan: Plan | None = None) -> str:
     """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
-    from tokenward.runlog import write_json
-    from tokenward.studies import study as studies
-    from tokenward.transfer.words import study, text
+    from tokenward.trained.directory import begin, finish
+    from tokenward.trained.language_model.words import told
 
-    if not 0 < scale <= 10:
-        raise InputError(
-            f"scale multiplies the updates of every run: give a number above 0 and at most 10, got {scale}"
-        )
     plan = plan or Plan()
-    start, folder = time.monotonic(), claimed(Path(out), seed=seed, scale=scale, plan=plan)
+    start, folder = time.monotonic(), begin(Path(out), name="language-model", seed=seed, scale=scale, plan=plan)
     stages = Stages(folder / "runs", seed, scale)
     with one_thread():
         build_world(stages, train_prompts=plan.train_prompts, held_prompts=plan.held_prompts)
@@ -41,38 +32,13 @@ def transfer(*, seed: int = 0, out: str = "runs/language-model", scale: float = 
         results = _measure(stages, plan)
     results |= {"pairs": pairs, "stages": stages.seconds, "seconds": time.monotonic() - start}
     results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
-    write_json(folder / "results.json", results)
-    found = study(results)
-    studies.write(found, folder / "data.jsonl")
-    return f"{text(found)}\n\nnumbers: {folder / 'results.json'}"
-
-
-def claimed(out: Path, *, seed: int, scale: float, plan: Plan) -> Path:
-    """A new directory, or one in which this command was begun with the same settings; any other is refused."""
-    from tokenward.runlog import write_json
-
-    settings = json.loads(json.dumps({"seed": seed, "scale": scale, "plan": asdict(plan)}))
-    mark = out / HERE
-    if mark.is_file():
-        begun = json.loads(mark.read_text(encoding="utf-8"))
-        if begun != settings:
-            other = f"seed {begun['seed']}, scale {begun['scale']:g}"
-            raise InputError(f"{out} was begun with other settings ({other}): give another --out")
-        return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} holds something that this study did not make: give another --out")
-    try:
-        (out / "runs" / "data").mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
-    write_json(mark, settings)
-    return out
+    return finish(folder, told(results), results=results)
 
 
 def _pairs(stages: Stages, plan: Plan) -> dict[str, Any]:
     """The files of pairs, how many each holds, the mean reward of each law's texts, and IPO's β per unit of τ."""
     from tokenward.demo.measure import Bench
-    from tokenward.transfer.data import draw, from_two, halves, ipo_scale, preferred, softened
+    from tokenward.trained.language_model.data import draw, from_two, halves, ipo_scale, preferred, softened
 
     print("pairs: sampling the SFT policy", flush=True)
     bench = Bench(stages.model("sft"), stages.file("prompts.jsonl"), seed=stages.seed)
@@ -114,7 +80,7 @@ def _align(stages: Stages, plan: Plan, *, ipo_scale: float) -> None:
 def _measure(stages: Stages, plan: Plan) -> dict[str, Any]:
     """J_τ of every policy, and what the implicit reward of every DPO goes with."""
     from tokenward.demo.measure import Bench
-    from tokenward.transfer import measure
+    from tokenward.trained.language_model import measure
 
     bench = Bench(stages.model("sft"), stages.file("heldout.jsonl"), seed=stages.seed)
     names = ["sft", "dpo", "ipo", "rda", "pra", "ppo", *(f"dpo-{name}" for name in (*plan.laws, "one-law"))]

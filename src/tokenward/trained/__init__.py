@@ -1,0 +1,1 @@
+"""Studies that train small models for minutes, each in a folder of its own."""

@@ -1,0 +1,70 @@
+"""The directory of a study that trains: claimed by its settings at the start, filled with what was found at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenward.errors import InputError
+from tokenward.runlog import write_json
+from tokenward.studies.study import Study, write
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+MARK = "study.json"  # marks a directory as a study's own, and says with what settings
+
+
+def begin(out: Path, *, name: str, seed: int, scale: float, plan: DataclassInstance) -> Path:
+    """A new directory, or one in which this study was begun with the same settings; any other is refused."""
+    if not 0 < scale <= 10:
+        raise InputError(
+            f"scale multiplies the updates of every run: give a number above 0 and at most 10, got {scale}"
+        )
+    settings = json.loads(json.dumps({"study": name, "seed": seed, "scale": scale, "plan": asdict(plan)}))
+    mark = out / MARK
+    if mark.is_file():
+        begun = json.loads(mark.read_text(encoding="utf-8"))
+        if begun != settings:
+            other = f"{begun['study']}, seed {begun['seed']}, scale {begun['scale']:g}"
+            raise InputError(f"{out} was begun with other settings ({other}): give another --out")
+        return out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something that this study did not make: give another --out")
+    try:
+        (out / "runs" / "data").mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
+    write_json(mark, settings)
+    return out
+
+
+def finish(folder: Path, found: Study, *, results: Mapping[str, Any]) -> str:
+    """results.json and data.jsonl (the study) into the directory; claims and tables as text."""
+    write_json(folder / "results.json", results)
+    write(found, folder / "data.jsonl")
+    return f"{text(found)}\n\nnumbers: {folder / 'results.json'}"
+
+
+def text(found: Study) -> str:
+    """Claims and tables for the terminal."""
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    words = io.StringIO()
+    console = Console(file=words, width=160)
+    for table in found.tables:
+        drawn = Drawn(title=Text(table.title), title_justify="left")
+        for name in table.columns:
+            drawn.add_column(Text(name))
+        for row in table.rows:
+            drawn.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+        console.print(drawn)
+    for claim in found.claims:
+        console.print(Text(f"{'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}"), soft_wrap=True)
+    return words.getvalue().rstrip()

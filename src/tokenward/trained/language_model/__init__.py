@@ -1,0 +1,1 @@
+"""From lab to language model: the study of methods that share an optimum."""

@@ -1,1 +1,0 @@
-"""From lab to language model: the study that trains."""
