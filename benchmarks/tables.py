@@ -20,7 +20,7 @@ from statistics import fmean
 
 import torch
 
-from tokenward.diagnose.association import Interval
+from tokenward.diagnose.measures.association import Interval
 from tokenward.sweep.results import Record, by_label, difference, interval, read, rows, table
 
 TAU, LEVEL, WINDOW, BATCH = 0.15, 0.75, 5, 64

@@ -13,7 +13,7 @@ import sys
 
 from tokenward.data import dataset
 from tokenward.diagnose.evaluate import completions, sample
-from tokenward.diagnose.intervals import Estimate, estimate
+from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.models import load
 from tokenward.rollout.rewards import reward
 from tokenward.rollout.sampler import GenerateSampler

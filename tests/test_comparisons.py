@@ -8,8 +8,8 @@ import pytest
 
 from tests.lab.plain import REF, REWARD
 from tokenward.cli import main
-from tokenward.diagnose.comparisons import file_graph
-from tokenward.diagnose.world_graph import is_world, world_graph
+from tokenward.diagnose.data.comparisons import file_graph
+from tokenward.diagnose.data.world_graph import is_world, world_graph
 
 
 def row(prompt, chosen, rejected, **more):

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.tiny import BOS, EOS, PAD, tiny, word_tokenizer
-from tokenward.diagnose.credit import finds, pieces, token_credit
-from tokenward.diagnose.credit_rows import Credited, read_rows, write_rows
-from tokenward.diagnose.intervals import area, auc
+from tokenward.diagnose.lens.credit import finds, pieces, token_credit
+from tokenward.diagnose.lens.rows import Alternative, TokenRow, read_rows, write_rows
+from tokenward.diagnose.measures.intervals import area, auc
 from tokenward.errors import InputError
 from tokenward.types import Rollout
 
@@ -114,8 +114,21 @@ def test_pieces_put_together_are_the_text():
 
 
 ROWS = [
-    Credited("a <b> & ü", (" x", "<eos>"), (0.5, -1.25), ("", "repeat")),
-    Credited("", ("y",), (0.0,), None),
+    TokenRow("a <b> & ü", (" x", "<eos>"), {"credit": (0.5, -1.25)}, wrong=("", "repeat")),
+    TokenRow("", ("y",), {"credit": (0.0,)}),
+    TokenRow(
+        "p",
+        ("a", "b"),
+        {"kl": (None, 0.5)},
+        {"reward": 1.5},
+        "f.jsonl:3",
+        0,
+        "chosen",
+        None,
+        (0, 1),
+        (-1, 0),
+        ((Alternative("a", -0.1, -2.0),), (Alternative("c", -1.0), Alternative("b", -2.0))),
+    ),
 ]
 
 
@@ -129,11 +142,15 @@ def test_rows_survive_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"rows.jsonl:1: not a row of token credit"),
-        ("[1]", r"rows.jsonl:1: not a row of token credit"),
-        ('{"prompt": "p", "tokens": ["a"]}', r"rows.jsonl:1: not a row of token credit .*: 'credit'"),
-        ('{"prompt": "p", "tokens": ["a"], "credit": ["x"]}', r"rows.jsonl:1: not a row of token credit"),
-        ('{"prompt": "p", "tokens": ["a"], "credit": [1, 2]}', r"rows.jsonl:1: 1 tokens, 2 credits"),
+        ("{", r"rows.jsonl:1: not a text token by token"),
+        ("[1]", r"rows.jsonl:1: not a text token by token"),
+        ('{"prompt": "p", "tokens": ["a"]}', r"rows.jsonl:1: not a text token by token .*: 'values'"),
+        ('{"prompt": "p", "tokens": ["a"], "values": {"credit": [NaN]}}', r"rows.jsonl:1: .* not a finite number"),
+        ('{"prompt": "p", "tokens": ["a"], "values": {"credit": ["x"]}}', r"rows.jsonl:1: not a text token by token"),
+        (
+            '{"prompt": "p", "tokens": ["a"], "values": {"credit": [1, 2]}}',
+            r"rows.jsonl:1: a row has 1 tokens and 2 of credit",
+        ),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path, line, message):

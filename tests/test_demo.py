@@ -13,7 +13,7 @@ from tokenward.data import world, world_model, world_rows
 from tokenward.demo import measure as demo_measure
 from tokenward.demo import story as demo
 from tokenward.demo import words as demo_words
-from tokenward.diagnose.intervals import estimate
+from tokenward.diagnose.measures.intervals import estimate
 from tokenward.errors import InputError
 from tokenward.models.forward import Scorer
 from tokenward.runlog import read

@@ -12,9 +12,9 @@ import torch
 
 from tests.tiny import BOS, EOS, PAD, saved, tiny, word_tokenizer
 from tokenward.data.tokenize import Pair, Prompt, Response
-from tokenward.diagnose.ceiling import ceiling, gibbs_point, reward_at
 from tokenward.diagnose.evaluate import completions, evaluate, preferences, sample
-from tokenward.diagnose.intervals import estimate
+from tokenward.diagnose.measures.ceiling import ceiling, gibbs_point, reward_at
+from tokenward.diagnose.measures.intervals import estimate
 from tokenward.errors import InputError
 from tokenward.models.save import save_reward_model
 from tokenward.rollout.sampler import GenerateSampler

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tokenward.data import world_rows
-from tokenward.diagnose import association
-from tokenward.diagnose.intervals import estimate
-from tokenward.diagnose.value import TextValues, difference, text_values
+from tokenward.diagnose.measures import association
+from tokenward.diagnose.measures.intervals import estimate
+from tokenward.diagnose.measures.value import TextValues, difference, text_values
 from tokenward.errors import InputError
 from tokenward.models.load import scorer
 from tokenward.runlog import read

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenward.diagnose.credit_rows import Credited, write_rows
+from tokenward.diagnose.lens.rows import TokenRow, write_rows
 from tokenward.errors import InputError
 from tokenward.report import figures
 from tokenward.report.page import write_page
@@ -57,7 +57,8 @@ def result_folder(folder: Path):
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     write_rows(
-        folder / "credit_dpo.jsonl", [Credited(NASTY, (" fine", NASTY, "<eos>"), (0.5, -1.0, 0.0), ("", "repeat", ""))]
+        folder / "credit_dpo.jsonl",
+        [TokenRow(NASTY, (" fine", NASTY, "<eos>"), {"credit": (0.5, -1.0, 0.0)}, wrong=("", "repeat", ""))],
     )
     return folder
 

@@ -380,11 +380,11 @@ RATES = [
           "maximum likelihood: another equation", SAMPLE),
     Fault("src/tokenward/lab/rates/bounds.py", "by_differences=variance / (2 * least)", "by_differences=variance / least",
           "a bound that is not the one stated", ("tests/lab/test_bounds.py",)),
-    Fault("src/tokenward/diagnose/comparisons.py", "answers.setdefault((prompt, response)", "answers.setdefault((0, response)",
+    Fault("src/tokenward/diagnose/data/comparisons.py", "answers.setdefault((prompt, response)", "answers.setdefault((0, response)",
           "the same text under two prompts is one answer", COMPARED),
-    Fault("src/tokenward/diagnose/comparisons.py", "torch.cat([rows[target > 0], rows[target < 1].flip(-1)])", "rows",
+    Fault("src/tokenward/diagnose/data/comparisons.py", "torch.cat([rows[target > 0], rows[target < 1].flip(-1)])", "rows",
           "a soft label is a win", COMPARED),
-    Fault("src/tokenward/diagnose/world_graph.py", "one.prompt.ref[unseen].sum()", "one.prompt.ref.sum()",
+    Fault("src/tokenward/diagnose/data/world_graph.py", "one.prompt.ref[unseen].sum()", "one.prompt.ref.sum()",
           "the unseen leaves have all the mass", COMPARED),
 ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def data(words: list[str]) -> int:
         raise InputError(f"data has no command {words[0]!r}.{nearest(words[0], names)}")
     if words[0] == "graph":
         return _graph(words[1:])
-    from tokenward.diagnose.data_file import check_file, show_file
+    from tokenward.diagnose.data.files import check_file, show_file
 
     rest = ["--file", *words[1:]] if words[1:] and not words[1].startswith("--") else words[1:]
     if words[0] == "show":
@@ -69,8 +69,8 @@ def data(words: list[str]) -> int:
 
 
 def _graph(words: list[str]) -> int:
-    from tokenward.diagnose.comparisons import file_graph
-    from tokenward.diagnose.world_graph import is_world, world_graph
+    from tokenward.diagnose.data.comparisons import file_graph
+    from tokenward.diagnose.data.world_graph import is_world, world_graph
 
     def graph(file: str, *, split: str = "train") -> Any:
         """What a file of pairs compares: prompts, answers, components, contradictions, and what the labels can fix.

@@ -9,11 +9,11 @@ from typing import Any, final
 
 from tokenward.data import dataset, world
 from tokenward.data.tokenize import Pair, Prompt
-from tokenward.diagnose.ceiling import Point, ceiling
-from tokenward.diagnose.credit import finds, pieces, token_credit
-from tokenward.diagnose.credit_rows import Credited
 from tokenward.diagnose.evaluate import completions, preferences, sample
-from tokenward.diagnose.intervals import Area, Estimate, estimate
+from tokenward.diagnose.lens.credit import finds, pieces, token_credit
+from tokenward.diagnose.lens.rows import TokenRow
+from tokenward.diagnose.measures.ceiling import Point, ceiling
+from tokenward.diagnose.measures.intervals import Area, Estimate, estimate
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.rollout.rewards import FunctionReward, ModelReward, completion_text
@@ -121,7 +121,7 @@ class Bench:
             "length": sum(len(path.tokens) for path in paths) / len(paths), "tokens": answer.forwarded / len(paths),
         }  # fmt: skip
 
-    def credit(self, policy: Scorer, texts: Sequence[Rollout], *, beta: float) -> tuple[Area, list[Credited]]:
+    def credit(self, policy: Scorer, texts: Sequence[Rollout], *, beta: float) -> tuple[Area, list[TokenRow]]:
         """How well a policy's implicit advantage finds wrong tokens of SFT texts, and the texts with their credit."""
         kept, kinds, slots = [], [], []
         for text in texts:
@@ -134,7 +134,7 @@ class Bench:
         wrong = [tuple(bool(kind) for kind in row) for row in kinds]
         area = finds(found, wrong=wrong, slots=slots)
         rows = [
-            Credited(self.named[text.prompt_id].text, pieces(self.tokenizer, text), credit, row)
+            TokenRow(self.named[text.prompt_id].text, pieces(self.tokenizer, text), {"credit": credit}, wrong=row)
             for text, credit, row in zip(kept, found, kinds, strict=True)
         ]
         return area, rows

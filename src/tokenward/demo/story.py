@@ -111,8 +111,8 @@ def _reinforce(story: Stages, plan: Plan) -> None:
 def _measure(story: Stages, plan: Plan) -> dict[str, Any]:
     """Everything that summary.json holds, but the total time; credit rows are written beside it."""
     from tokenward.demo.measure import Bench, gap
-    from tokenward.diagnose.ceiling import reward_at
-    from tokenward.diagnose.credit_rows import write_rows
+    from tokenward.diagnose.lens.rows import write_rows
+    from tokenward.diagnose.measures.ceiling import reward_at
     from tokenward.models import load
 
     start = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Literal, final
 from tokenward.data import dataset
 from tokenward.data.collate import pairs_batch, rollouts_batch
 from tokenward.data.tokenize import Limits, Pair, Prompt
-from tokenward.diagnose.intervals import Estimate, estimate
+from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.errors import InputError
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tokenward.diagnose.credit_rows import Credited
+from tokenward.diagnose.lens.rows import TokenRow
 from tokenward.errors import InputError
 from tokenward.report import figures
 from tokenward.report.records import ResultRecord, RunRecord, gather, number
@@ -124,9 +124,9 @@ def _areas(summary: Mapping[str, Any]) -> list[str]:
     return [f"<p>Area under the ROC curve for finding wrong tokens by low credit: {escape(' · '.join(found))}.</p>"]
 
 
-def _credit(name: str, rows: Sequence[Credited]) -> list[str]:
+def _credit(name: str, rows: Sequence[TokenRow]) -> list[str]:
     """Texts whose tokens are colored by credit, on one scale for the file."""
-    sizes = sorted(abs(value) for row in rows for value in row.credit)
+    sizes = sorted(abs(value) for row in rows for value in row.values.get("credit", ()) if value is not None)
     top = sizes[int(0.95 * (len(sizes) - 1))] if sizes else 0.0
     legend = (
         f"<p>{escape(name.replace('_', ' '))}: −{top:.2f}"
@@ -136,10 +136,13 @@ def _credit(name: str, rows: Sequence[Credited]) -> list[str]:
     return [legend, *(_text(row, top or 1.0) for row in rows[:MOST_TEXTS])]
 
 
-def _text(row: Credited, top: float) -> str:
+def _text(row: TokenRow, top: float) -> str:
     wrong = row.wrong or ("",) * len(row.tokens)
     spans = []
-    for token, value, kind in zip(row.tokens, row.credit, wrong, strict=True):
+    for token, value, kind in zip(row.tokens, row.values["credit"], wrong, strict=True):
+        if value is None:
+            spans.append(f"<span>{escape(token)}</span>")
+            continue
         color = "0 114 178" if value > 0 else "213 94 0"
         share = 0.75 * min(1.0, abs(value) / top)
         title = f"{value:+.4f}" + (f" · {kind}" if kind else "")

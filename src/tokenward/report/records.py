@@ -11,7 +11,7 @@ from typing import Any, final
 
 import yaml
 
-from tokenward.diagnose.credit_rows import Credited, read_rows
+from tokenward.diagnose.lens.rows import TokenRow, read_rows
 from tokenward.errors import InputError
 from tokenward.runlog import read
 
@@ -59,7 +59,7 @@ class ResultRecord:
 
     name: str
     summary: dict[str, Any]
-    credit: dict[str, tuple[Credited, ...]]
+    credit: dict[str, tuple[TokenRow, ...]]
 
 
 def number(value: object) -> float | None:

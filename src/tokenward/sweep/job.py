@@ -62,7 +62,7 @@ def measured(model: Path, job: dict[str, Any]) -> dict[str, Any]:
     from tokenward.data import dataset
     from tokenward.data.tokenize import Prompt
     from tokenward.diagnose.evaluate import sample
-    from tokenward.diagnose.value import text_values
+    from tokenward.diagnose.measures.value import text_values
     from tokenward.models import load
     from tokenward.rollout.rewards import reward
     from tokenward.rollout.sampler import GenerateSampler

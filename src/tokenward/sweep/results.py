@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.diagnose.association import Interval
+from tokenward.diagnose.measures.association import Interval
 from tokenward.errors import InputError
 from tokenward.runlog import write_text
 from tokenward.sweep.job import training

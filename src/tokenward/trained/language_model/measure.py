@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tokenward.data.collate import rollouts_batch
 from tokenward.demo.measure import Bench
-from tokenward.diagnose.association import Interval, correlation, interval, scatter, slope, spread
 from tokenward.diagnose.evaluate import log_ratios
-from tokenward.diagnose.intervals import Estimate
-from tokenward.diagnose.value import TextValues, difference, text_values
+from tokenward.diagnose.measures.association import Interval, correlation, interval, scatter, slope, spread
+from tokenward.diagnose.measures.intervals import Estimate
+from tokenward.diagnose.measures.value import TextValues, difference, text_values
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load
 from tokenward.trained.language_model.data import readable

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokenward.data.collate import rollouts_batch
-from tokenward.diagnose.intervals import Area, area
+from tokenward.diagnose.measures.intervals import Area, area
 from tokenward.models import frozen
 from tokenward.models.forward import Scorer
 from tokenward.types import Rollout

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.data.collate import rollouts_batch
-from tokenward.diagnose.intervals import Estimate, estimate
+from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.errors import InputError
 from tokenward.masking import row_sum
 from tokenward.models.forward import Scorer

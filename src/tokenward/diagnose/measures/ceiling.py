@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.diagnose.intervals import estimate
+from tokenward.diagnose.measures.intervals import estimate
 from tokenward.errors import InputError
 
 LEAST_SAMPLES = 50.0  # effective samples of the poorest prompt, below which a point is not drawn

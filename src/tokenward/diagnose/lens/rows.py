@@ -1,0 +1,152 @@
+"""Files of texts seen token by token: one JSON object per text, which pages and tables read without a model.
+
+`docs/lens.md` describes the format. A key that is absent says that nothing is known, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+from tokenward.errors import InputError
+from tokenward.runlog import write_text
+
+Number = float | None
+
+
+@final
+@dataclass(frozen=True)
+class Meaning:
+    """What a number of a token is: a short name, its unit, its formula."""
+
+    label: str
+    unit: str
+    formula: str
+
+
+MEANINGS: dict[str, Meaning] = {
+    "credit": Meaning("credit", "reward", "β·(log π(y_t|s_t) − log π_ref(y_t|s_t)): the implicit advantage"),
+    "ratio": Meaning("log-ratio", "nats", "log π(y_t|s_t) − log π_ref(y_t|s_t)"),
+    "logp": Meaning("log π", "nats", "log π(y_t|s_t)"),
+    "ref_logp": Meaning("log π_ref", "nats", "log π_ref(y_t|s_t)"),
+    "kl": Meaning("KL", "nats", "KL(π(·|s_t)‖π_ref(·|s_t)), over the whole vocabulary"),
+    "entropy": Meaning("entropy", "nats", "−Σ_v π(v|s_t)·log π(v|s_t)"),
+    "ref_entropy": Meaning("entropy of the reference", "nats", "−Σ_v π_ref(v|s_t)·log π_ref(v|s_t)"),
+    "value": Meaning("value", "reward", "V(s_t): what the critic expects from here on"),
+    "reward": Meaning("token reward", "reward", "what the recipe's signal steps give at token t, shaping included"),
+    "advantage": Meaning("advantage", "reward", "what the recipe's signal steps make of rewards and values (GAE, …)"),
+    "weight": Meaning("token weight", "loss", "−∂loss/∂log π(y_t|s_t): a push on the token, not credit"),
+}
+
+
+@final
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have stood there; `ref_logp` is absent without a reference."""
+
+    token: str
+    logp: float
+    ref_logp: Number = None
+
+
+@final
+@dataclass(frozen=True)
+class TokenRow:
+    """One text, token by token.
+
+    `tokens` are pieces of the response that join to its text · `values` {name of MEANINGS: one number per token, None
+    where there is none: a token that an environment wrote} · `totals` {name: number of the whole text} · `where` the
+    text's place, such as `pairs.jsonl:12` · `pair` numbers the pair that the text is a `side` of · `wrong` names the
+    error at a token, "" where there is none · `segment` numbers turns, sentences or steps from 0 · `actor` the model
+    that wrote a token, from 0, −1 for none · `alternatives` the likeliest tokens at each place under either model.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    values: dict[str, tuple[Number, ...]]
+    totals: dict[str, float] = field(default_factory=dict)
+    where: str | None = None
+    pair: int | None = None
+    side: Literal["chosen", "rejected"] | None = None
+    wrong: tuple[str, ...] | None = None
+    segment: tuple[int, ...] | None = None
+    actor: tuple[int, ...] | None = None
+    alternatives: tuple[tuple[Alternative, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        columns = {"wrong": self.wrong, "segment": self.segment, "actor": self.actor, "alternatives": self.alternatives}
+        for name, column in {**self.values, **columns}.items():
+            if column is not None and len(column) != len(self.tokens):
+                raise InputError(f"a row has {len(self.tokens)} tokens and {len(column)} of {name}: give one each")
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as an object of JSON, absent fields left out."""
+        plain = {name: value for name, value in vars(self).items() if value is not None and value != {}}
+        if self.alternatives is not None:
+            plain["alternatives"] = [
+                [[a.token, a.logp] if a.ref_logp is None else [a.token, a.logp, a.ref_logp] for a in place]
+                for place in self.alternatives
+            ]
+        return plain
+
+
+def write_rows(path: Path, rows: Iterable[TokenRow]) -> None:
+    """One JSON object per text; a number that is not finite is refused."""
+    lines = [json.dumps(row.as_json(), ensure_ascii=False, allow_nan=False) for row in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_rows(path: Path) -> list[TokenRow]:
+    """The rows of such a file; the first that is none is named by its line."""
+    return list(_read(path))
+
+
+def _read(path: Path) -> Iterator[TokenRow]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            yield _row(json.loads(line))
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise InputError(f"{path}:{number}: not a text token by token (prompt, tokens, values): {error}") from error
+
+
+def _row(plain: dict[str, Any]) -> TokenRow:
+    return TokenRow(
+        prompt=str(plain["prompt"]),
+        tokens=tuple(map(str, plain["tokens"])),
+        values={str(name): tuple(map(_number, column)) for name, column in plain["values"].items()},
+        totals={str(name): float(value) for name, value in plain.get("totals", {}).items()},
+        where=plain.get("where"),
+        pair=plain.get("pair"),
+        side=plain.get("side"),
+        wrong=_column(plain, "wrong", str),
+        segment=_column(plain, "segment", int),
+        actor=_column(plain, "actor", int),
+        alternatives=_column(plain, "alternatives", lambda place: tuple(_alternative(one) for one in place)),
+    )
+
+
+def _number(value: Any) -> Number:
+    if value is None:
+        return None
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{value} is not a finite number")
+    return found
+
+
+def _column(plain: dict[str, Any], name: str, read: Any) -> Any:
+    column = plain.get(name)
+    return None if column is None else tuple(read(value) for value in column)
+
+
+def _alternative(plain: Sequence[Any]) -> Alternative:
+    token, logp, *ref = plain
+    return Alternative(str(token), float(logp), float(ref[0]) if ref else None)

@@ -1,0 +1,1 @@
+"""Numbers with intervals: means, areas, correlations, values and frontiers."""
