@@ -203,7 +203,7 @@ def test_what_is_no_run_is_said(tmp_path, make, message):
     [
         ("summary.json", "{", r"summary.json: not JSON"),
         ("summary.json", "[]", r"summary.json: must be a JSON object, got list"),
-        ("credit.jsonl", "{}\n", r"credit.jsonl:1: not a row of token credit"),
+        ("credit.jsonl", "{}\n", r"credit.jsonl:1: not a text token by token"),
         ("events.jsonl", "7\n", r"events.jsonl: not an event log"),
     ],
 )
