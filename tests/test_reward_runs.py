@@ -92,8 +92,11 @@ def test_a_run_whose_reward_fails_goes_on_as_if_it_had_not(tmp_path, fault, mess
 
 
 def test_a_reward_that_fails_at_once_is_bad_input(tmp_path):
-    with pytest.raises(InputError, match=r"row 0 \(prompt .*jsonl:\d+\) has no column 'gold'. Known: none|Known"):
-        loop.run(config(tmp_path, reward="answer:gold"), "rloo", show="nothing")
+    made = config(tmp_path)
+    (tmp_path / "now").write_text("scores.pop()\n")
+    (tmp_path / "mine.py").write_text(REWARD.replace("len(CALLS) >= 3", "len(CALLS) >= 1"))
+    with pytest.raises(InputError, match=r"mine.py:evens returned 7 scores for 8 completions"):
+        loop.run(made, "rloo", show="nothing")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -19,7 +19,7 @@ from tokenward.errors import InputError, RunError
 from tokenward.models.adapters import adapters_off, add_lora
 from tokenward.models.load import scorer as scorer_of
 from tokenward.objective.recipe import Stream
-from tokenward.recipes import build
+from tokenward.recipes import RECIPES, build, idle
 from tokenward.rollout.mixture import Mixture
 from tokenward.rollout.sampler import Law
 from tokenward.rollout.source import RolloutSource, Writer
@@ -33,7 +33,7 @@ from tokenward.types import Rollout
 
 DROPPING = '''
 from tokenward.objective.recipe import Stream
-from tokenward.recipes import build
+from tokenward.recipes import RECIPES, build, idle
 from dataclasses import replace
 
 
@@ -301,3 +301,17 @@ def test_online_dpo_raises_a_simple_reward(tmp_path: Path) -> None:
     loop.run(config, "online_dpo", keywords={"beta": 0.05, "label_temperature": 0.1}, show="nothing")
     score = column(tmp_path, "score")
     assert sum(score[-5:]) / 5 > sum(score[:5]) / 5 + 0.15
+
+
+def test_keywords_that_change_nothing_are_told(tmp_path, capsys):
+    """Each differs from its default, and the recipe is the same without it."""
+    keywords = {"placement": "sentence", "beta_guide": 0.0, "beta_score": 0.5}
+    assert idle("rto", keywords) == ["rto: placement = sentence has no effect with these settings"]
+    assert idle("rto", {"placement": "sentence"}) == [] == idle("ppo", {"kl_target": 3.0, "kl_horizon": 50.0})
+    assert idle("pra", {"label_temperature": 2.0, "labels": "hard"}) == [
+        "pra: label_temperature = 2.0 has no effect with these settings"
+    ]
+    assert all(idle(name, {}) == [] for name in RECIPES)
+    made = runs.config(tmp_path, "ppo", updates=1)
+    loop.run(made, "ppo", keywords={"kl_horizon": 50.0}, show="lines")
+    assert "ppo: kl_horizon = 50.0 has no effect with these settings\n" in "".join(capsys.readouterr())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -49,6 +49,27 @@ def build(name: str, **settings: Setting) -> Recipe:
     ]:
         raise InputError("\n".join(wrong))
     return make(**settings)
+
+
+def idle(name: str, settings: Mapping[str, Setting]) -> list[str]:
+    """One line for each keyword that differs from its default and changes nothing beside the others.
+
+    >>> idle("ppo", {"kl_horizon": 5000.0, "beta_kl": 0.1})
+    ['ppo: kl_horizon = 5000.0 has no effect with these settings']
+    """
+    recipe, known = build(name, **settings), inspect.signature(maker(name)).parameters
+
+    def same_without(key: str) -> bool:
+        try:
+            return build(name, **{k: v for k, v in settings.items() if k != key}) == recipe
+        except InputError:
+            return False
+
+    return [
+        f"{name}: {key} = {value} has no effect with these settings"
+        for key, value in settings.items()
+        if value != known[key].default and same_without(key)
+    ]
 
 
 def _choice(make: Callable[..., Recipe], key: str, value: Setting) -> list[str]:

@@ -24,7 +24,7 @@ from tokenward.models.forward import Scorer
 from tokenward.models.roles import Roles
 from tokenward.objective.advice import Advice, advise
 from tokenward.objective.recipe import Recipe, Stream
-from tokenward.recipes import build
+from tokenward.recipes import build, idle
 from tokenward.rollout import rewards
 from tokenward.rollout.environment import EpisodeSampler
 from tokenward.rollout.sampler import GenerateSampler
@@ -106,7 +106,7 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     total = config.updates or max(1, math.ceil((config.passes or 1.0) * per_pass - 1e-9))
     if wrong := nothing_else(config, total=total):
         raise InputError("\n".join(wrong))
-    lines = _notes(recipe, config, data, cast, per_pass=per_pass, total=total)
+    lines = _notes(recipe, settings, data, cast, per_pass=per_pass, total=total)
     advice = advise(recipe, facts=facts(recipe, config, examples=data.examples))
     inputs, made = _inputs(config, data, source), optimizer(cast, config)
     ends = sentence_ends(data.encoder, characters=config.sentence_ends) if "segment" in recipe.needs else None
@@ -162,8 +162,10 @@ def _offline(data: Dataset, recipe: Recipe, config: RunConfig, *, context: int |
 def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, cast: Roles) -> RolloutSource:
     """Prompts, samplers and reward as one source."""
     group, encoder = group_size(recipe, config), data.encoder
+    prompts = [example for example in data.examples if isinstance(example, Prompt)]
     scorer = None
     if config.reward is not None:
+        rewards.check_prompts(config.reward, prompts)
         device = str(cast.policy.device)
         with vocabulary.naming("reward", config.reward):
             scorer = rewards.reward(
@@ -174,7 +176,7 @@ def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, cast: Roles) 
                 timeout_s=config.reward_timeout_s,
             )
     return RolloutSource(
-        [example for example in data.examples if isinstance(example, Prompt)],
+        prompts,
         sampler=_episodes(policy_sampler(cast.policy, config, encoder), config, encoder),
         reward=scorer,
         pad_id=encoder.pad,
@@ -211,11 +213,13 @@ def _inputs(config: RunConfig, data: Dataset, source: Source) -> dict[str, str]:
 
 
 def _notes(
-    recipe: Recipe, config: RunConfig, data: Dataset, cast: Roles, *, per_pass: int, total: int
+    recipe: Recipe, settings: Settings, data: Dataset, cast: Roles, *, per_pass: int, total: int
 ) -> tuple[str, ...]:
     """What was derived from the settings, for whoever watches."""
+    config = settings.config
     trained = sum(p.numel() for m in cast.trainable_modules().values() for p in m.parameters() if p.requires_grad)
     lines = [f"{recipe.name}: {len(data.examples)} {data.schema.kind} from {data.source}; {trained:,} weights train"]
+    lines += idle(settings.recipe, settings.keywords)
     if dropped := data.tally.summary():
         lines.append(dropped)
     if on_policy(recipe):

@@ -135,6 +135,12 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
         idle |= {"critic", "critic_warmup"}
     if not needs & {"value", "old_value", "model_score"}:
         idle.add("critic_learning_rate")
+    if "old_logp" not in needs:
+        idle.add("old_logp")
+    if "model_score" in needs:
+        idle.add("temperature")
+    if config.schedule == "constant":
+        idle.add("learning_rate_floor")
     if "segment" not in needs:
         idle.add("sentence_ends")
     if "score" not in needs:
@@ -169,6 +175,9 @@ _ABSENT = {
     "critic": "the recipe has no critic",
     "critic_warmup": "the recipe has no critic",
     "critic_learning_rate": "the recipe has neither a critic nor a score head",
+    "old_logp": "the recipe divides by no older policy",
+    "temperature": "a reward model has no law of tokens",
+    "learning_rate_floor": "the learning rate stays as it is (schedule = constant)",
     "sentence_ends": "the recipe counts no sentences",
     "reward": "the recipe reads no score",
     "max_turns": "no environment is given",

@@ -79,14 +79,17 @@ def follow(problem: Problem, *, size: float, limit: int = 2000) -> tuple[float, 
         steps += 1
         before = problem.vector()
         problem.move_to(before - now * torch.cat([direction.flatten() for direction in move]))
-        move = problem.natural_gradient()
-        ahead = _largest(move)
+        further = problem.natural_gradient()
+        ahead = _largest(further)
         if not ahead <= 100 * first:
             problem.move_to(before)
-            return residual, steps
+            if ahead < float("inf") or now < 1e-6 * size:
+                return residual, steps
+            now /= 4  # a step so long that it left the numbers
+            continue
         if residual < 3e-2 * first:
             now = min(1.1 * now, 5 * size) if ahead < residual else max(now / 2, size / 50)
-        residual = ahead
+        move, residual = further, ahead
     return residual, steps
 
 

@@ -1,6 +1,6 @@
 """Rewards of sampled completions: functions, reward models, checkers, and sums of them. A missing score is never 0."""
 
-from tokenward.rollout.rewards.build import check, judge, reward
+from tokenward.rollout.rewards.build import check, check_prompts, judge, reward
 from tokenward.rollout.rewards.combined import Combined, Part
 from tokenward.rollout.rewards.function import FunctionReward
 from tokenward.rollout.rewards.grammar import described
@@ -11,6 +11,6 @@ from tokenward.rollout.rewards.protocol import Reward, give
 from tokenward.rollout.rewards.text import completion_text, token_ends
 
 __all__ = [
-    "Combined", "FunctionReward", "ImplicitReward", "ModelReward", "Part", "Reward", "check", "completion_text",
-    "described", "give", "judge", "logged", "reward", "token_ends",
+    "Combined", "FunctionReward", "ImplicitReward", "ModelReward", "Part", "Reward", "check", "check_prompts",
+    "completion_text", "described", "give", "judge", "logged", "reward", "token_ends",
 ]  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, final
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError, nearest
 from tokenward.models import load
 from tokenward.rollout.rewards.answer import Answer
@@ -86,6 +87,17 @@ def check(spec: str | None, *, timeout_s: float | None = None) -> None:
             raise InputError(f"--reward {part.text}: no file {part.arguments[0]}")
         if part.kind == "implicit":
             _implicit(part)
+
+
+def check_prompts(spec: str, prompts: Iterable[Prompt]) -> None:
+    """One line for the first prompt whose row lacks what an answer is compared with, before anything is sampled."""
+    checkers = {part.text: found for part in parse(spec) if isinstance(found := _checker(part), Answer)}
+    for text, checker in checkers.items():
+        for prompt in prompts:
+            try:
+                checker.check("", prompt)
+            except InputError as error:
+                raise InputError(f"reward {text}: {prompt.where} {error}") from error
 
 
 def _source(asked: Asked, setting: _Setting) -> Reward:

@@ -40,6 +40,8 @@ def token_ends(
         ends.append(len(written))
     if written == text:
         return ends
+    if known < len(ids) and text.startswith(written):  # the last bytes make no whole character
+        return [*ends[:-1], len(text)]
     return _slow_ends(tokenizer, prompt_tokens, response_tokens, text=text)
 
 
