@@ -242,6 +242,9 @@ def test_flat_groups_are_dropped_and_the_next_prompts_take_their_place():
     assert again.group.tolist()[:4] == [7, 7, 1, 1]
     assert source.where(int(again.group[-1])) == "line 5"
     assert source.metrics()["groups/dropped"] == pytest.approx(1 - 3 / 6)
+    later = dropping(8, {1, 4, 6, 7})
+    later.load_state(source.state())  # goes on in the middle of a batch
+    assert (later.where(4), later.where(99)) == ("line 5", "a prompt that the batch holds twice")
 
 
 def test_a_cap_on_the_prompts_asked_is_one_line():

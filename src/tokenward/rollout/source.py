@@ -121,8 +121,13 @@ class RolloutSource:
         return -(-len(self.prompts) // self.prompts_per_batch)
 
     def where(self, group: int) -> str:
-        """The place in the file of the prompt with this number in the last batch's `group`."""
-        return self._asked[group].where if group in self._asked else f"prompt {group}"
+        """The place in the file of the prompt with this number in the last batch's `group`.
+
+        A source that goes on in the middle of a batch knows the prompts by their ids; numbers above all ids stand for
+        prompts that were asked for twice.
+        """
+        known = self._asked or {prompt.id: prompt for prompt in self.prompts}
+        return known[group].where if group in known else "a prompt that the batch holds twice"
 
     def update(self, policy: Scorer) -> None:
         """Tell the sampler that the weights have changed."""
