@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenward.errors import InputError
 from tokenward.runlog import write_json
+from tokenward.stages import Stages, one_thread
 from tokenward.studies.study import Study, write
 
 if TYPE_CHECKING:
@@ -43,9 +45,29 @@ def begin(out: Path, *, name: str, seed: int, scale: float, plan: DataclassInsta
     return out
 
 
-def finish(folder: Path, found: Study, *, results: Mapping[str, Any]) -> str:
-    """results.json and data.jsonl (the study) into the directory; claims and tables as text."""
+def conduct(
+    name: str,
+    work: Callable[[Stages], dict[str, Any]],
+    told: Callable[[dict[str, Any]], Study],
+    *,
+    plan: DataclassInstance,
+    seed: int,
+    out: str,
+    scale: float,
+) -> str:
+    """Do what is not done yet, on one thread: results.json, data.jsonl (the study), runs/; claims and tables as text.
+
+    `told` is given what `work` gives, with `stages` (seconds of each), `seconds`, and `settings` beside it.
+    """
+    start = time.monotonic()
+    folder = begin(Path(out), name=name, seed=seed, scale=scale, plan=plan)
+    stages = Stages(folder / "runs", seed, scale)
+    with one_thread():
+        results = work(stages)
+    results |= {"stages": stages.seconds, "seconds": time.monotonic() - start}
+    results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
     write_json(folder / "results.json", results)
+    found = told(results)
     write(found, folder / "data.jsonl")
     return f"{text(found)}\n\nnumbers: {folder / 'results.json'}"
 

@@ -7,15 +7,12 @@ command goes on where an earlier one stopped.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tokenward.errors import InputError, nearest
-from tokenward.stages import Stages, one_thread
+from tokenward.stages import Stages
 from tokenward.trained.agents.plan import Plan
 from tokenward.trained.agents.worlds import World, worlds
 
@@ -23,24 +20,23 @@ POLICIES = ("sft", "dpo", "ppo", "rto", "cut")
 
 
 def study(name: str, *, seed: int = 0, out: str, scale: float = 1.0, plan: Plan | None = None) -> str:
-    """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
+    """The story of a world in the directory `out`; its tables as text."""
     from tokenward.trained.agents.words import told
-    from tokenward.trained.directory import begin, finish
+    from tokenward.trained.directory import conduct
 
     known = worlds()
     if name not in known:
         raise InputError(f"unknown world {name!r}.{nearest(name, known)}")
-    world, plan, start = known[name], plan or Plan(), time.monotonic()
-    folder = begin(Path(out), name=name, seed=seed, scale=scale, plan=plan)
-    stages = Stages(folder / "runs", seed, scale)
-    with one_thread():
-        build(stages, world, plan)
-        counts = stages.once("pairs", lambda: _pairs(stages, world, plan))
-        _train(stages, world, plan)
-        results = _measure(stages, world, plan)
-    results |= {"pairs": counts, "stages": stages.seconds, "seconds": time.monotonic() - start}
-    results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
-    return finish(folder, told(world, results), results=results)
+    world, plan = known[name], plan or Plan()
+    work = partial(_work, world=world, plan=plan)
+    return conduct(name, work, partial(told, world), plan=plan, seed=seed, out=out, scale=scale)
+
+
+def _work(stages: Stages, *, world: World, plan: Plan) -> dict[str, Any]:
+    build(stages, world, plan)
+    counts = stages.once("pairs", lambda: _pairs(stages, world, plan))
+    _train(stages, world, plan)
+    return _measure(stages, world, plan) | {"pairs": counts}
 
 
 def build(stages: Stages, world: World, plan: Plan) -> None:

@@ -6,33 +6,29 @@ A stage that is done is not done again: the same command goes on where an earlie
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from tokenward.stages import Stages, build_world, one_thread, supervise
+from tokenward.stages import Stages, build_world, supervise
 from tokenward.trained.language_model.plan import Plan
 
 
 def study(*, seed: int = 0, out: str = "runs/language-model", scale: float = 1.0, plan: Plan | None = None) -> str:
-    """Run what is not done yet; results.json, data.jsonl (the study) and runs/ in `out`; the tables as text."""
-    from tokenward.trained.directory import begin, finish
+    """The study in the directory `out`; its tables as text."""
+    from tokenward.trained.directory import conduct
     from tokenward.trained.language_model.words import told
 
     plan = plan or Plan()
-    start, folder = time.monotonic(), begin(Path(out), name="language-model", seed=seed, scale=scale, plan=plan)
-    stages = Stages(folder / "runs", seed, scale)
-    with one_thread():
-        build_world(stages, train_prompts=plan.train_prompts, held_prompts=plan.held_prompts)
-        supervise(stages)
-        pairs = stages.once("pairs", lambda: _pairs(stages, plan))
-        _align(stages, plan, ipo_scale=float(pairs["ipo_scale"]))
-        results = _measure(stages, plan)
-    results |= {"pairs": pairs, "stages": stages.seconds, "seconds": time.monotonic() - start}
-    results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
-    return finish(folder, told(results), results=results)
+    work = partial(_work, plan=plan)
+    return conduct("language-model", work, told, plan=plan, seed=seed, out=out, scale=scale)
+
+
+def _work(stages: Stages, *, plan: Plan) -> dict[str, Any]:
+    build_world(stages, train_prompts=plan.train_prompts, held_prompts=plan.held_prompts)
+    supervise(stages)
+    pairs = stages.once("pairs", lambda: _pairs(stages, plan))
+    _align(stages, plan, ipo_scale=float(pairs["ipo_scale"]))
+    return _measure(stages, plan) | {"pairs": pairs}
 
 
 def _pairs(stages: Stages, plan: Plan) -> dict[str, Any]:
