@@ -26,6 +26,11 @@ GOOD = {
     "demonstration": {"prompt": "p", "completion": "a"},
     "conversation": {"messages": [USER, ASSISTANT]},
     "trajectory preference": {"prompt": "p", "chosen_turns": [ASSISTANT], "rejected_turns": [OTHER]},
+    "dialogue preference": {"chosen_messages": [USER, ASSISTANT, USER, ASSISTANT], "rejected_messages": [USER, OTHER]},
+    "pipeline preference": {
+        "chosen_steps": [{"actor": "model", "prompt": "p", "completion": "a"}],
+        "rejected_steps": [{"actor": "model", "prompt": "p", "completion": "b"}],
+    },
     "labeled trajectory": {"prompt": "p", "turns": [ASSISTANT], "label": True},
     "scored trajectory": {"prompt": "p", "turns": [ASSISTANT, USER, OTHER], "score": 1},
     "trajectory": {"prompt": "p", "turns": [ASSISTANT]},

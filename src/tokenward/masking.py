@@ -35,6 +35,18 @@ def row_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor
     return row_sum(x, mask) / count(mask, x.dtype).clamp(min=1)
 
 
+def unit_sum(x: Float[Tensor, " B"], unit: Int[Tensor, " B"] | None) -> Float[Tensor, " B"]:
+    """At each row, Σ of x over the rows of its unit; x itself where every row is its own (None).
+
+    >>> unit_sum(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([7, 7, 3]))
+    tensor([3., 3., 5.])
+    """
+    if unit is None:
+        return x
+    names, place = torch.unique(unit, return_inverse=True)
+    return torch.zeros(len(names), dtype=x.dtype, device=x.device).index_add(0, place, x)[place]
+
+
 def first(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
     """Index of the first trainable position; 0 for a row without any."""
     return mask.to(torch.int8).argmax(-1)

@@ -16,16 +16,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.masking import keep
+from tokenward.masking import first, keep
 
 PROBE = -1  # `origin` of rows that are only looked at (KTO's mismatched answers): weight 0, no gradient
 STOP, LENGTH = 1, 0  # `finish`: ended by its end token, or cut at the limit
 
 _SHAPES: dict[str, str] = {
-    **dict.fromkeys(("tokens", "mask", "reward", "segment", "sampler_logp"), "B T"),
+    **dict.fromkeys(("tokens", "mask", "reward", "segment", "actor", "sampler_logp"), "B T"),
     **dict.fromkeys(("logp", "old_logp", "ref_logp", "guide_logp", "guide_ref_logp", "value", "old_value"), "B T"),
     **dict.fromkeys(("entropy", "kl_ref", "kl_old", "kl_of_old", "advantage", "returns"), "B T"),
-    **dict.fromkeys(("length", "group", "weight", "score", "label", "origin", "finish", "version"), "B"),
+    **dict.fromkeys(("length", "group", "unit", "weight", "score", "label", "origin", "finish", "version"), "B"),
     **dict.fromkeys(("normalizer", "group_size", "model_score", "point"), "B"),
     "pairs": "P 2",
     "pair_weight": "P",
@@ -83,6 +83,9 @@ class Batch:
     last trainable token) · `segment` numbers the spans of a row (sentences, turns, steps) from 0, in the order written
     · `label` 1 desirable, 0 not · `origin` the recipe's stream a row came from, absent: 0 (PROBE: looked at only)
     · `pairs` (winner row, loser row) with `pair_weight` and `pair_target` = P(first is preferred), absent: 1
+    · `unit` numbers what is judged as one, absent: every row its own: rows of a unit (steps of a pipeline, each with a
+    context of its own) have one pooled log-ratio, the sum of theirs; a pair names any one row of a unit · `actor` the
+    model that wrote the token, from 0, the same at all trainable tokens of a row; absent: 0
     · `normalizer` β log Z of the row's prompt · `group_size` samples that a group stands for (absent: its rows;
     infinity in the lab) · `sampler_logp` under the law really sampled from · `finish` STOP or LENGTH
     · `version` of the sampling weights.
@@ -97,6 +100,8 @@ class Batch:
     label: Float[Tensor, " B"] | None = None
     reward: Float[Tensor, "B T"] | None = None
     segment: Int[Tensor, "B T"] | None = None
+    actor: Int[Tensor, "B T"] | None = None
+    unit: Int[Tensor, " B"] | None = None
     origin: Int[Tensor, " B"] | None = None
     pairs: Int[Tensor, "P 2"] | None = None
     pair_weight: Float[Tensor, " P"] | None = None
@@ -111,6 +116,8 @@ class Batch:
         check_shapes(self)
         if self.pairs is not None and len(self.pairs) and int(self.pairs.max()) >= len(self.tokens):
             raise InputError(f"Batch: pairs name row {int(self.pairs.max())}, but there are {len(self.tokens)} rows")
+        if self.actor is not None:
+            _one_actor(self, self.actor)
 
     @property
     def rows(self) -> int:
@@ -214,6 +221,22 @@ def check_shapes(record: Batch | TokenStats | Signal) -> None:
                     f"{type(record).__name__}.{name} is [{_SHAPES[name]}] with {dim} = {size}, "
                     f"but {owner} has {dim} = {want}"
                 )
+
+
+def actor_of(batch: Batch) -> Int[Tensor, " B"]:
+    """The model that wrote each row: the actor of its first trainable token; 0 where the batch names none."""
+    if batch.actor is None:
+        return torch.zeros_like(batch.group)
+    return batch.actor.gather(-1, first(batch.mask)[:, None]).squeeze(-1)
+
+
+def _one_actor(batch: Batch, actor: Int[Tensor, "B T"]) -> None:
+    """Raise one line when the trainable tokens of a row are not all one model's."""
+    wrong = (batch.mask & ((actor != actor_of(batch)[:, None]) | (actor < 0))).any(-1)
+    if bool(wrong.any()):
+        row = int(wrong.to(torch.int8).argmax())
+        found = ", ".join(map(str, sorted(set(actor[row][batch.mask[row]].tolist()))))
+        raise InputError(f"Batch: row {row} has actors {found}: models have a row each, from actor 0, joined by unit")
 
 
 def take(record: Record, rows: Int[Tensor, " R"], *, width: int) -> Record:

@@ -44,9 +44,9 @@ def pairs_batch(pairs: Sequence[Pair], *, pad_id: int) -> Batch:
     return replace(
         batch,
         pairs=torch.arange(2 * len(pairs)).view(-1, 2),
-        pair_target=_column([p.target for p in pairs], absent=1.0),
-        pair_weight=_column([p.weight for p in pairs], absent=1.0),
-        score=_complete(scores, what="answers of the pairs"),
+        pair_target=column([p.target for p in pairs], absent=1.0),
+        pair_weight=column([p.weight for p in pairs], absent=1.0),
+        score=complete(scores, what="answers of the pairs"),
     )
 
 
@@ -103,7 +103,7 @@ def rollouts_batch(
         sampler_logp[row, start : start + len(r.logp)] = torch.tensor(r.logp)
     return replace(
         batch,
-        score=_complete([r.score for r in rollouts], what="rollouts"),
+        score=complete([r.score for r in rollouts], what="rollouts"),
         sampler_logp=sampler_logp,
         reward=_token_rewards(rollouts, batch),
         version=torch.tensor([r.version for r in rollouts]),
@@ -127,7 +127,7 @@ def _token_rewards(rollouts: Sequence[Rollout], batch: Batch) -> Float[Tensor, "
 def split(batch: Batch, *, max_tokens: int, scope: Scope) -> list[Int[Tensor, " R"]]:
     """Row indices of micro-batches: at most `max_tokens` tokens each, padding included, where the scope allows it.
 
-    Units that must stay together (rows joined by `pairs`; a group; the whole batch) are never cut, so one that is
+    What must stay together (rows of a unit, or joined by `pairs`; a group; the whole batch) is never cut, so what is
     larger is a micro-batch of its own. Long units come first, which keeps padding small; the rows of one micro-batch
     stay in order. Every row is in exactly one, but for probes, which have no gradient.
     """
@@ -166,10 +166,10 @@ def _units(batch: Batch, scope: Scope) -> list[list[int]]:
     if scope in ("pair", "group") and batch.pairs is not None:
         for one, two in batch.pairs.tolist():
             join(one, two)
-    if scope == "group":
+    for names in (batch.unit, batch.group if scope == "group" else None):
         first: dict[int, int] = {}
-        for row, group in enumerate(batch.group.tolist()):
-            join(row, first.setdefault(group, row))
+        for row, name in enumerate([] if names is None else names.tolist()):
+            join(row, first.setdefault(name, row))
     units: dict[int, list[int]] = {}
     for row in rows:
         units.setdefault(top(row), []).append(row)
@@ -254,14 +254,14 @@ def _all_pairs(groups: Iterable[Sequence[Rollout]], compared: Collection[tuple[i
     return torch.tensor(found, dtype=torch.long).view(-1, 2)
 
 
-def _column(values: list[float | None], *, absent: float) -> Tensor | None:
+def column(values: list[float | None], *, absent: float) -> Tensor | None:
     """The numbers, or None where no row has one."""
     if all(value is None for value in values):
         return None
     return torch.tensor([absent if value is None else value for value in values])
 
 
-def _complete(values: list[float | None], *, what: str) -> Tensor | None:
+def complete(values: list[float | None], *, what: str) -> Tensor | None:
     """The scores of all rows, or None where no row has one: 0 is a score, an absent one is not 0."""
     missing = sum(value is None for value in values)
     if missing == len(values):

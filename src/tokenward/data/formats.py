@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, final
 
-from tokenward.data import rows
+from tokenward.data import rows, steps
 from tokenward.data.files import Raw
 from tokenward.data.rows import Row
 from tokenward.data.tally import BadRow, Tally
@@ -135,6 +135,17 @@ SCHEMAS: tuple[Schema, ...] = (
         "trajectory preference", "pairs", ("prompt", "chosen_turns", "rejected_turns"),
         ("score_chosen", "score_rejected", "target", "weight"),
         "two trajectories from a prompt; the assistant's turns are trained on", rows.trajectory_pair,
+    ),
+    Schema(
+        "dialogue preference", "pairs", rows.DIALOGUES,
+        ("score_chosen", "score_rejected", "target", "weight"),
+        "two whole dialogues, messages that are the same up to the assistant's first; all of its messages are trained "
+        "on", rows.dialogue_pair,
+    ),
+    Schema(
+        "pipeline preference", "pairs", steps.COLUMNS,
+        ("score_chosen", "score_rejected", "target", "weight"),
+        "two runs of a pipeline of two models from a prompt; every step is trained on", steps.pipeline_pair,
     ),
     Schema("labeled trajectory", "labels", ("prompt", "turns", "label"), _EXTRA, "turns, good or not", rows.trajectory),
     Schema("scored trajectory", "scores", ("prompt", "turns", "score"), _EXTRA, "turns and reward", rows.trajectory),

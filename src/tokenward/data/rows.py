@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, final
 
 from tokenward.data.tally import BadRow
+from tokenward.data.values import number, shown, token_ids, unicode_text
 
+DIALOGUES = ("chosen_messages", "rejected_messages")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # turns of hh-rlhf transcripts
 
 
@@ -38,17 +39,38 @@ class Turns:
 
 @final
 @dataclass(frozen=True)
+class Step:
+    """What one model of a pipeline read and wrote; `actor` numbers the model from 0."""
+
+    actor: int
+    prompt: Text
+    answer: Text
+
+
+@final
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a pipeline of models, in order; only the last answer is what a user sees."""
+
+    steps: tuple[Step, ...]
+
+
+Answer: TypeAlias = Text | Turns | Steps
+
+
+@final
+@dataclass(frozen=True)
 class Row:
     """One row whose columns are right, not yet tokens.
 
     `responses` holds none (prompts), one, or (chosen, rejected); prompt and responses are all text or all messages,
-    or the responses are trajectories.
+    or the responses are trajectories, or the steps of a pipeline (then `prompt` is what the first step read).
     `scores` belong to the responses · `target` = P(chosen is preferred) · `columns` are those of the file.
     """
 
     where: str
     prompt: Text
-    responses: tuple[Text | Turns, ...] = ()
+    responses: tuple[Answer, ...] = ()
     label: bool | None = None
     scores: tuple[float, ...] | None = None
     target: float | None = None
@@ -67,20 +89,20 @@ def prompts(where: str, columns: dict[str, Any]) -> Row:
 def demonstration(where: str, columns: dict[str, Any]) -> Row:
     """prompt, completion."""
     prompt, answer = _turn(_text(columns, "prompt"), _text(columns, "completion"), "completion")
-    return Row(where, prompt, (answer,), weight=_number(columns, "weight", least=0.0), columns=columns)
+    return Row(where, prompt, (answer,), weight=number(columns, "weight", least=0.0), columns=columns)
 
 
 def labeled(where: str, columns: dict[str, Any]) -> Row:
     """prompt, completion, label: true (desirable) or false."""
     label = columns["label"]
     if not isinstance(label, bool):
-        raise BadRow("wrong type", f"label must be true or false, got {_shown(label)}")
+        raise BadRow("wrong type", f"label must be true or false, got {shown(label)}")
     return replace(demonstration(where, columns), label=label)
 
 
 def scored(where: str, columns: dict[str, Any]) -> Row:
     """prompt, completion, score: a finite number."""
-    score = _number(columns, "score")
+    score = number(columns, "score")
     assert score is not None
     return replace(demonstration(where, columns), scores=(score,))
 
@@ -88,25 +110,35 @@ def scored(where: str, columns: dict[str, Any]) -> Row:
 def conversation(where: str, columns: dict[str, Any]) -> Row:
     """messages: the prompt is all but the last one, which is the assistant's."""
     prompt, answer = _cut_last(_messages(columns["messages"], "messages"), "messages")
-    return Row(where, prompt, (answer,), weight=_number(columns, "weight", least=0.0), columns=columns)
+    return Row(where, prompt, (answer,), weight=number(columns, "weight", least=0.0), columns=columns)
 
 
 def trajectory(where: str, columns: dict[str, Any]) -> Row:
     """prompt, turns; with a label or a score where the columns have one."""
-    row = Row(where, _text(columns, "prompt"), (_turns(columns, "turns"),), columns=columns)
-    label, score = columns.get("label"), _number(columns, "score")
+    row = Row(where, _text(columns, "prompt"), (_turns(columns["turns"], "turns"),), columns=columns)
+    label, score = columns.get("label"), number(columns, "score")
     if label is not None and not isinstance(label, bool):
-        raise BadRow("wrong type", f"label must be true or false, got {_shown(label)}")
+        raise BadRow("wrong type", f"label must be true or false, got {shown(label)}")
     scores = None if score is None else (score,)
-    return replace(row, label=label, scores=scores, weight=_number(columns, "weight", least=0.0))
+    return replace(row, label=label, scores=scores, weight=number(columns, "weight", least=0.0))
 
 
 def trajectory_pair(where: str, columns: dict[str, Any]) -> Row:
     """prompt, chosen_turns, rejected_turns."""
-    chosen, rejected = _turns(columns, "chosen_turns"), _turns(columns, "rejected_turns")
+    chosen, rejected = (_turns(columns[name], name) for name in ("chosen_turns", "rejected_turns"))
     if chosen == rejected:
         raise BadRow("identical chosen and rejected", "the two trajectories are the same")
-    return _pair(where, _text(columns, "prompt"), chosen, rejected, columns)
+    return pair(where, _text(columns, "prompt"), chosen, rejected, columns)
+
+
+def dialogue_pair(where: str, columns: dict[str, Any]) -> Row:
+    """chosen_messages, rejected_messages: the same up to the assistant's first message, which ends the prompt."""
+    (prompt, chosen), (other, rejected) = (_dialogue(columns[name], name) for name in DIALOGUES)
+    if prompt != other:
+        raise BadRow("prompt differs", f"{' and '.join(DIALOGUES)} differ before the assistant's first message")
+    if chosen == rejected:
+        raise BadRow("identical chosen and rejected", "the two dialogues are the same")
+    return pair(where, prompt, chosen, rejected, columns)
 
 
 def preference(where: str, columns: dict[str, Any]) -> Row:
@@ -115,7 +147,7 @@ def preference(where: str, columns: dict[str, Any]) -> Row:
     if chosen == rejected:
         raise BadRow("identical chosen and rejected", "the two answers are the same")
     prompt, (better, worse) = _split_pair(_text(columns, "prompt"), chosen, rejected)
-    return _pair(where, prompt, better, worse, columns)
+    return pair(where, prompt, better, worse, columns)
 
 
 def implicit(where: str, columns: dict[str, Any]) -> Row:
@@ -125,30 +157,31 @@ def implicit(where: str, columns: dict[str, Any]) -> Row:
         raise BadRow("identical chosen and rejected", "the two conversations are the same")
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, better, worse = _transcripts(chosen, rejected)
-        return _pair(where, prompt, better, worse, columns)
+        return pair(where, prompt, better, worse, columns)
     if isinstance(chosen, str) or isinstance(rejected, str):
         raise BadRow("wrong type", "chosen and rejected must both be text or both be messages")
     start, best = _cut_last(chosen, "chosen")
     other, worst = _cut_last(rejected, "rejected")
     if start != other:
         raise BadRow("prompt differs", "chosen and rejected differ before their last message")
-    return _pair(where, start, best, worst, columns)
+    return pair(where, start, best, worst, columns)
 
 
-def _pair(where: str, prompt: Text, chosen: Text | Turns, rejected: Text | Turns, columns: dict[str, Any]) -> Row:
-    better, worse = _number(columns, "score_chosen"), _number(columns, "score_rejected")
+def pair(where: str, prompt: Text, chosen: Answer, rejected: Answer, columns: dict[str, Any]) -> Row:
+    """Two answers to a prompt with the numbers that the columns have about them."""
+    better, worse = number(columns, "score_chosen"), number(columns, "score_rejected")
     if (better is None) != (worse is None):
         raise BadRow("missing column", "score_chosen and score_rejected: give both or neither")
     return Row(
         where,
         prompt,
         tuple(
-            answer if isinstance(answer, Turns) else _not_empty(answer, name)
+            answer if isinstance(answer, Turns | Steps) else _not_empty(answer, name)
             for name, answer in (("chosen", chosen), ("rejected", rejected))
         ),
         scores=None if better is None or worse is None else (better, worse),
-        target=_number(columns, "target", least=0.0, most=1.0),
-        weight=_number(columns, "weight", least=0.0),
+        target=number(columns, "target", least=0.0, most=1.0),
+        weight=number(columns, "weight", least=0.0),
         columns=columns,
     )
 
@@ -171,20 +204,12 @@ def _transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 def _text(columns: dict[str, Any], name: str) -> Text:
     value = columns[name]
-    return _unicode(value, name) if isinstance(value, str) else _messages(value, name)
-
-
-def _unicode(value: str, name: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRow("not UTF-8", f"{name} holds half of a surrogate pair at character {error.start + 1}") from error
-    return value
+    return unicode_text(value, name) if isinstance(value, str) else _messages(value, name)
 
 
 def _messages(value: Any, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise BadRow("wrong type", f"{name} must be text or a list of messages, got {_shown(value)}")
+        raise BadRow("wrong type", f"{name} must be text or a list of messages, got {shown(value)}")
     if not value:
         raise BadRow("wrong type", f"{name} is a list without messages")
     return tuple(_message(item, f"{name}[{place}]") for place, item in enumerate(value))
@@ -193,18 +218,17 @@ def _messages(value: Any, name: str) -> tuple[Message, ...]:
 def _message(item: dict[str, Any], name: str) -> Message:
     for key in ("role", "content"):
         if not isinstance(item.get(key), str):
-            raise BadRow("wrong type", f"{name}.{key} must be text, got {_shown(item.get(key))}")
+            raise BadRow("wrong type", f"{name}.{key} must be text, got {shown(item.get(key))}")
     if more := [key for key, value in item.items() if key not in ("role", "content") and value not in (None, [], "")]:
         raise BadRow("wrong type", f"{name} has {', '.join(more)}: a message holds role and content only")
-    return Message(_unicode(item["role"], name), _unicode(item["content"], name))
+    return Message(unicode_text(item["role"], name), unicode_text(item["content"], name))
 
 
-def _turns(columns: dict[str, Any], name: str) -> Turns:
+def _turns(items: Any, name: str) -> Turns:
     """A list of turns that begins and ends with the assistant's; `tokens` beside `content` are its ids."""
-    items = columns[name]
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
-        raise BadRow("wrong type", f"{name} must be a list of turns, got {_shown(items)}")
-    ids = [_ids(item.get("tokens"), f"{name}[{place}].tokens") for place, item in enumerate(items)]
+        raise BadRow("wrong type", f"{name} must be a list of turns, got {shown(items)}")
+    ids = [token_ids(item.get("tokens"), f"{name}[{place}].tokens") for place, item in enumerate(items)]
     bare = [{key: value for key, value in item.items() if key != "tokens"} for item in items]
     messages = tuple(_message(item, f"{name}[{place}]") for place, item in enumerate(bare))
     spoken = [message.role == "assistant" for message in messages]
@@ -215,13 +239,13 @@ def _turns(columns: dict[str, Any], name: str) -> Turns:
     return Turns(messages, tuple(ids))
 
 
-def _ids(value: Any, name: str) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    good = isinstance(value, list) and value and all(type(token) is int and token >= 0 for token in value)
-    if not good:
-        raise BadRow("wrong type", f"{name} must be a list of token ids, got {_shown(value)}")
-    return tuple(value)
+def _dialogue(items: Any, name: str) -> tuple[tuple[Message, ...], Turns]:
+    """(the messages before the assistant's first, all from there on)."""
+    messages = _messages(items, name)
+    start = next((place for place, message in enumerate(messages) if message.role == "assistant"), 0)
+    if not start:
+        raise BadRow("wrong type", f"{name} must have a message of the assistant after at least one other")
+    return messages[:start], _turns(items[start:], f"{name} from message {start + 1} on")
 
 
 def _cut_last(messages: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -263,19 +287,3 @@ def _not_empty(answer: Text, name: str) -> Text:
     if not content.strip():
         raise BadRow("empty response", f"{name} is empty")
     return answer
-
-
-def _number(columns: dict[str, Any], name: str, *, least: float = -math.inf, most: float = math.inf) -> float | None:
-    value = columns.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRow("wrong type", f"{name} must be a finite number, got {_shown(value)}")
-    if not least <= value <= most:
-        raise BadRow("wrong type", f"{name} must be in [{least:g}, {most:g}], got {value:g}")
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '…'}"

@@ -9,7 +9,8 @@ from typing import Any, Literal, final
 
 from tokenward.data.collate import pairs_batch, rows_batch
 from tokenward.data.dataset import Dataset
-from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Prompt, Scored
+from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Prompt, Scored, StepPair
+from tokenward.data.units import steps_batch
 from tokenward.errors import InputError
 from tokenward.types import Batch
 
@@ -157,6 +158,9 @@ def _batch(
     probes: Literal["none", "mismatched"] = "none",
     max_tokens: int | None = None,
 ) -> Batch:
+    runs = [e for e in examples if isinstance(e, StepPair)]
+    if runs:
+        return steps_batch(runs, pad_id=pad_id)
     pairs = [e for e in examples if isinstance(e, Pair)]
     if pairs:
         return pairs_batch(pairs, pad_id=pad_id)

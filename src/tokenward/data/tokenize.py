@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, final
 from tokenward.data import boundary
 from tokenward.data.encode import Encoded, Encoder, names_control
 from tokenward.data.formats import Kind
-from tokenward.data.rows import Row, Text, Turns
+from tokenward.data.rows import Row, Step, Steps, Text, Turns
 from tokenward.data.tally import BadRow, Tally
 from tokenward.data.turns import turns
 from tokenward.errors import InputError
@@ -86,8 +86,36 @@ class Scored:
     weight: float | None = None
 
 
+@final
+@dataclass(frozen=True)
+class StepResponse:
+    """What one model of a pipeline read and wrote; `actor` numbers the model from 0."""
+
+    actor: int
+    prompt: Prompt
+    response: Response
+
+
+@final
+@dataclass(frozen=True)
+class StepPair:
+    """Two runs of a pipeline of models from the same prompt; `target` = P(chosen is preferred), absent: 1."""
+
+    chosen: tuple[StepResponse, ...]
+    rejected: tuple[StepResponse, ...]
+    score_chosen: float | None = None
+    score_rejected: float | None = None
+    target: float | None = None
+    weight: float | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the first step reads."""
+        return self.chosen[0].prompt
+
+
 RowExample: TypeAlias = Demonstration | Labeled | Scored
-Example: TypeAlias = RowExample | Pair | Prompt
+Example: TypeAlias = RowExample | Pair | StepPair | Prompt
 
 
 @final
@@ -127,10 +155,12 @@ def tokenize(
 
 def _example(row: Row, *, number: int, kind: Kind, encoder: Encoder, limits: Limits) -> tuple[Example, list[Any]]:
     """The example, and what was changed on the way."""
+    if kind == "pairs" and isinstance(row.responses[0], Steps):
+        return _step_pair(row, number=number, encoder=encoder, limits=limits)
     encoded = boundary.prompt(encoder, row.prompt)
     tokens = cut_prompt(encoded.ids, keep=len(encoder.bos), limits=limits)
     prompt = Prompt(number, _shared(tokens), encoded.text, row.columns if kind == "prompts" else {}, row.where)
-    answers = () if kind == "prompts" else row.responses
+    answers = () if kind == "prompts" else _of_one_model(row)
     changes: list[Any] = []
     if tokens != encoded.ids:
         changes.append("prompt cut")
@@ -148,6 +178,28 @@ def _example(row: Row, *, number: int, kind: Kind, encoder: Encoder, limits: Lim
     if any(response.finish == "length" for response in responses):
         changes.append("response cut")
     return _of_kind(kind, row, prompt, responses), changes
+
+
+def _of_one_model(row: Row) -> tuple[Text | Turns, ...]:
+    return tuple(answer for answer in row.responses if not isinstance(answer, Steps))
+
+
+def _step_pair(row: Row, *, number: int, encoder: Encoder, limits: Limits) -> tuple[Example, list[Any]]:
+    """The two runs, each step as a demonstration of its own, and what was changed on the way."""
+    changes: list[Any] = []
+
+    def encoded(step: Step) -> StepResponse:
+        alone = Row(row.where, step.prompt, (step.answer,))
+        made, changed = _example(alone, number=number, kind="demos", encoder=encoder, limits=limits)
+        assert isinstance(made, Demonstration)  # as asked for
+        changes.extend(change for change in changed if change not in changes)
+        return StepResponse(step.actor, made.prompt, made.response)
+
+    chosen, rejected = (tuple(map(encoded, run.steps)) for run in row.responses if isinstance(run, Steps))
+    if chosen == rejected:
+        raise BadRow("identical after truncation", "chosen and rejected have the same tokens")
+    better, worse = row.scores or (None, None)
+    return StepPair(chosen, rejected, better, worse, row.target, row.weight), changes
 
 
 def _responses(

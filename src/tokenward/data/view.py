@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenward.data.dataset import Dataset
 from tokenward.data.encode import Encoder
-from tokenward.data.tokenize import Example, Pair, Prompt, Response
+from tokenward.data.steps import ACTORS
+from tokenward.data.tokenize import Example, Pair, Prompt, Response, RowExample, StepPair
 
 RANKS = (0, 50, 90, 99, 100)  # percentiles of lengths
 
@@ -59,10 +60,14 @@ def check(data: Dataset, *, max_dropped: float) -> Check:
     """Counts, reasons with their first lines, and lengths of a surveyed source."""
     lengths: dict[str, list[int]] = {"prompt": [], "response": [], "row": []}
     for example in data.examples:
-        prompt, responses = _parts(example)
-        lengths["prompt"].append(len(prompt.tokens))
-        lengths["response"] += [len(r.tokens) for r in responses]
-        lengths["row"] += [len(prompt.tokens) + len(r.tokens) for r in responses]
+        if isinstance(example, Prompt):
+            lengths["prompt"].append(len(example.tokens))
+            continue
+        parts = _parts(example)
+        read = parts if isinstance(example, StepPair) else parts[:1]  # the answers of a pair have one prompt
+        lengths["prompt"] += [len(prompt.tokens) for _, prompt, _ in read]
+        lengths["response"] += [len(response.tokens) for _, _, response in parts]
+        lengths["row"] += [len(prompt.tokens) + len(response.tokens) for _, prompt, response in parts]
     tally = data.tally
     return Check(
         source=data.source,
@@ -103,7 +108,7 @@ class ShownToken:
 @final
 @dataclass(frozen=True)
 class ShownRow:
-    """One row as training sees it; `role` is prompt, response, chosen or rejected, `note` what is known of it."""
+    """One row as training sees it; `role`: prompt, response, chosen or rejected, with its step; `note`: what is known."""
 
     where: str
     role: str
@@ -132,12 +137,10 @@ class ShownRow:
 
 
 def show(data: Dataset, index: int) -> list[ShownRow]:
-    """The rows of example `index`: one, or two for a pair; ids and masks are those of the batch."""
+    """The rows of example `index`: one, two for a pair, one a step of a pipeline; ids and masks are the batch's."""
     example = data.examples[index]
-    prompt, responses = _parts(example)
-    if not responses:
-        return [ShownRow(prompt.where, "prompt", "", show_tokens(data.encoder, prompt.tokens, ()))]
-    roles = ("chosen", "rejected") if isinstance(example, Pair) else ("response",)
+    if isinstance(example, Prompt):
+        return [ShownRow(example.where, "prompt", "", show_tokens(data.encoder, example.tokens, ()))]
     return [
         ShownRow(
             prompt.where,
@@ -145,7 +148,7 @@ def show(data: Dataset, index: int) -> list[ShownRow]:
             _note(example, response),
             show_tokens(data.encoder, prompt.tokens, response.tokens, response.trainable),
         )
-        for role, response in zip(roles, responses, strict=True)
+        for role, prompt, response in _parts(example)
     ]
 
 
@@ -186,12 +189,18 @@ def printable(text: str) -> str:
     )
 
 
-def _parts(example: Example) -> tuple[Prompt, tuple[Response, ...]]:
-    if isinstance(example, Prompt):
-        return example, ()
+def _parts(example: RowExample | Pair | StepPair) -> list[tuple[str, Prompt, Response]]:
+    """(role, prompt, response) of each row."""
     if isinstance(example, Pair):
-        return example.prompt, (example.chosen, example.rejected)
-    return example.prompt, (example.response,)
+        return [("chosen", example.prompt, example.chosen), ("rejected", example.prompt, example.rejected)]
+    if isinstance(example, StepPair):
+        runs = (("chosen", example.chosen), ("rejected", example.rejected))
+        return [
+            (f"{side}, step {place} ({ACTORS[step.actor]})", step.prompt, step.response)
+            for side, run in runs
+            for place, step in enumerate(run, start=1)
+        ]
+    return [("response", example.prompt, example.response)]
 
 
 def _note(example: Example, response: Response) -> str:

@@ -17,8 +17,8 @@ from tokenward.models.forward import Scorer
 from tokenward.models.quiet import quiet
 
 
-def save_policy(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path) -> Path:
-    """Write a directory that AutoModelForCausalLM loads; with LoRA the merged model, and `adapter/` beside it.
+def save_policy(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path, *, adapter: str = "adapter") -> Path:
+    """Write a directory that AutoModelForCausalLM loads; with LoRA the merged model, and the adapter beside it.
 
     The adapter is not put inside `out`: transformers would load the directory as an adapter. Merging happens on a
     copy, so training can go on. A value head on the shared trunk is not part of the language model and stays out.
@@ -27,9 +27,9 @@ def save_policy(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: Path) -
     if model is None:
         raise InputError(f"cannot save {out}: this model has no language-model head")
     if scorer.peft is not None:
-        adapter: Any = scorer.peft
-        with _in_place(out.with_name("adapter")) as folder:
-            adapter.save_pretrained(str(folder), save_embedding_layers=False)
+        peft: Any = scorer.peft
+        with _in_place(out.with_name(adapter)) as folder:
+            peft.save_pretrained(str(folder), save_embedding_layers=False)
         model = merged(scorer.peft)
     with _in_place(out) as folder:
         model.save_pretrained(folder)

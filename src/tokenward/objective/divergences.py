@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tokenward.masking import row_sum
+from tokenward.masking import row_sum, unit_sum
 from tokenward.objective.fields import ask
 from tokenward.objective.links import Identity
 from tokenward.objective.signal.rewards import KLPenalty, SignalStep
@@ -69,7 +69,7 @@ class DivergenceRatio:
 
     def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]:
         gap = ask(stats, "logp", by=self) - ask(stats, "ref_logp", by=self).detach()
-        ratio = row_sum(gap, batch.mask)
+        ratio = unit_sum(row_sum(gap, batch.mask), batch.unit)
         if self.divergence == "forward_kl":
             return -self.beta * torch.exp((-ratio).clamp(max=20.0))
         return self.beta * (ratio if self.divergence == "reverse_kl" else logsigmoid(ratio))

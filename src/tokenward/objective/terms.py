@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.masking import keep, row_mean, row_sum
+from tokenward.masking import count, keep, row_sum, unit_sum
 from tokenward.objective.fields import ask
 from tokenward.objective.links import Link
 from tokenward.objective.targets import NoTarget, Offset, PairTarget, Target
@@ -56,7 +56,10 @@ class RowScore(Protocol):
 @final
 @dataclass(frozen=True)
 class LogRatio:
-    """β·(log π − log anchor): per token, or summed or averaged over a row's trainable tokens. No anchor: log π."""
+    """β·(log π − log anchor): per token, or summed or averaged over a row's trainable tokens. No anchor: log π.
+
+    Rows of one `Batch.unit` are pooled as if they were one row: each of them has the unit's score.
+    """
 
     anchor: Anchor | None = None
     beta: float = 1.0
@@ -71,8 +74,10 @@ class LogRatio:
         return self.beta * (logp - ask(stats, self.anchor, by=self).detach() if self.anchor else logp)
 
     def rows(self, batch: Batch, stats: TokenStats) -> Float[Tensor, " B"]:
-        pool = row_sum if self.pool == "sum" else row_mean
-        return pool(self.tokens(batch, stats), batch.mask)
+        total = unit_sum(row_sum(self.tokens(batch, stats), batch.mask), batch.unit)
+        if self.pool == "sum":
+            return total
+        return total / unit_sum(count(batch.mask, total.dtype), batch.unit).clamp(min=1)
 
 
 @final
