@@ -1,116 +1,176 @@
-"""Texts of a model for the prompts of a file: samples, best of n, or beam search."""
+"""Texts of a model for the prompts of a file: samples, or one text of a search for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from tokenward.data import dataset
+from tokenward.data.sentences import sentence_ends as find_ends
 from tokenward.data.tokenize import Limits, Prompt
-from tokenward.errors import InputError
 from tokenward.models import load
+from tokenward.models.forward import Scorer
+from tokenward.models.value_head import value_model, value_source
 from tokenward.rollout.rewards import Reward, completion_text
 from tokenward.rollout.rewards import judge as load_judge
+from tokenward.rollout.rewards.model import same_tokens
 from tokenward.rollout.sampler import GenerateSampler, Law
-from tokenward.search.beam import beam_search
-from tokenward.search.best_of_n import best_of_n
+from tokenward.search.beam import Length, Places
+from tokenward.search.combined import Both, Combined
 from tokenward.search.language import LanguageProblem, rollout
-from tokenward.search.problem import Answer, By
+from tokenward.search.mcts import Backup
+from tokenward.search.moves import Spanned
+from tokenward.search.problem import Path, Problem
+from tokenward.search.strategies import Asked, Rank, Strategy, search_of
+from tokenward.search.telling import Show, Telling
+from tokenward.search.vote import by_answer
 from tokenward.types import Rollout
 
-Strategy = Literal["sample", "best-of-n", "beam"]
 Record = dict[str, Any]
-Text = tuple[Prompt, Rollout, float, float | None]  # prompt, completion, Σ log π, score
+BRANCH = 8  # tokens among which a tree search, guidance, or a beam by implicit reward chooses, unless told otherwise
 
 
 def answers(
-    model: str,
-    *,
-    prompts: str,
-    strategy: Strategy = "sample",
-    n: int | None = None,
-    by: Literal["reward", "likelihood", "implicit"] | None = None,
-    reward: str | None = None,
-    reward_timeout_s: float | None = None,
-    ref: str | None = None,
-    beta: float = 1.0,
-    limit: int | None = None,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    split: str = "train",
-    seed: int = 0,
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32",
-    device: Literal["cpu", "cuda"] = "cpu",
-) -> Iterator[Record]:
-    """One record per text: {"prompt", "completion", "tokens", "finish", "logp", "score"}, in the prompts' order.
+    model: str, *, prompts: str, strategy: Strategy = "sample", n: int | None = None, by: Rank | None = None,
+    reward: str | None = None, reward_timeout_s: float | None = None, ref: str | None = None, critic: str | None = None,
+    beta: float | None = None, proxy: str | None = None, proxy_ref: str | None = None, proxy_beta: float | None = None,
+    answer: str | None = None, length: Length | None = None, places: Places | None = None,
+    simulations: int | None = None, c_puct: float | None = None, backup: Backup | None = None,
+    leaves: int | None = None, moves: Literal["token", "sentence"] | None = None, spans: int | None = None,
+    sentence_ends: str = ".!?", take: str | None = None, eta: float | None = None, branch: int | None = None,
+    budget_tokens: int | None = None, budget_seconds: float | None = None, alternatives: int | None = None,
+    limit: int | None = None, max_new_tokens: int = 64, temperature: float | None = None, top_k: int | None = None,
+    top_p: float | None = None, split: str = "train", seed: int = 0, progress: Show = "auto",
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32", device: Literal["cpu", "cuda"] = "cpu",
+) -> Iterator[Record]:  # fmt: skip
+    """One record per text, in the prompts' order: prompt, completion, tokens, finish, logp, score; of a search, more.
 
     `n`: samples of a prompt (absent: 1), samples to choose from (absent: 8), or width of the beam (absent: 4). `by`:
-    what best-of-n (absent: reward) and beam (absent: likelihood) rank by; implicit is β Σ log π/π_ref. `limit`: the
-    first so many prompts. temperature, top_k and top_p belong to sample.
+    what best-of-n (absent: reward), vote (count), beam (likelihood), mcts and guided (critic) rank by; implicit is
+    β Σ log π/π_ref with --ref and --beta. --proxy, --proxy-ref, --proxy-beta: the law π·(π_proxy/π_proxy_ref)^β instead
+    of π. --answer: what a final answer is, for vote (a pattern, or FILE.py:function). mcts: --simulations, --c-puct,
+    --backup, --leaves (read together), --moves (with --spans sentences tried), --take visited or best; guided: --take
+    argmax, sample or rerank, --eta. --branch: tokens to choose among. Budgets are of each prompt. --alternatives: how
+    many of the texts that were compared to write down. docs/search.md has the formulas.
     """
-    law = Law(temperature=temperature, top_k=top_k, top_p=top_p)
-    _check(strategy, law, by=by, reward=reward, ref=ref)
+    asked = Asked(
+        strategy, n, by, reward, ref, critic, proxy, proxy_ref, proxy_beta, beta, budget_tokens, budget_seconds, branch,
+        take, answer, length, places, eta, simulations, c_puct, backup, leaves, moves, spans, temperature, top_k, top_p,
+        alternatives,
+    )  # fmt: skip
     tokenizer = load.tokenizer(model)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     policy = load.policy(model, dtype=dtype, device=device)
-    asked, pad = _prompts(prompts, tokenizer, split=split, context=policy.context, room=max_new_tokens)
-    ends = load.end_ids(policy, tokenizer)
-    known: dict[str, Any] = {"end_ids": ends, "pad_id": pad, "max_new_tokens": max_new_tokens}
+    data = _survey(prompts, tokenizer, split=split, context=policy.context, room=max_new_tokens)
+    texts = [example for example in data.examples if isinstance(example, Prompt)][:limit]
+    bench = _Bench(tokenizer, policy, judge, load.end_ids(policy, tokenizer), data.encoder.pad, max_new_tokens)
     if strategy == "sample":
-        found = _sampled(GenerateSampler(policy, law=law, seed=seed, **known), asked[:limit], judge, n=n or 1)
-    else:
-        reference = None if ref is None else load.policy(ref, dtype=dtype, device=device)
-        problem = LanguageProblem(policy, reference=reference, reward=judge, **known)
-        if strategy == "beam":
-            rank: By = "implicit" if by == "implicit" else "likelihood"
-            search = partial(beam_search, problem, width=n or 4, by=rank, beta=beta)
-        else:
-            search = partial(best_of_n, problem, n=n or 8, by=by or "reward", beta=beta, seed=seed)
-        found = _searched(search, asked[:limit])
-    for prompt, text, logp, score in found:
-        yield _record(tokenizer, prompt, text, logp=logp, score=score)
+        law = Law(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p)
+        yield from bench.sampled(texts, law, n=1 if n is None else n, seed=seed)
+        return
+    ends = find_ends(data.encoder, characters=sentence_ends) if moves == "sentence" else frozenset()
+    problem = bench.problem(asked, dtype=dtype, device=device)
+    yield from bench.searched(asked, problem, texts, seed=seed, ends=ends, show=progress)
 
 
-def _prompts(file: str, tokenizer: Any, *, split: str, context: int | None, room: int) -> tuple[list[Prompt], int]:
-    """The prompts of a file, each with room for its text, and the id that pads rows."""
+def _survey(file: str, tokenizer: Any, *, split: str, context: int | None, room: int) -> Any:
+    """The prompts of a file, each with room for its text."""
     limits = Limits(context, None if context is None else context - room)
-    data = dataset.survey(file, tokenizer=tokenizer, kind="prompts", asked_by="sample", split=split, limits=limits)
-    return [example for example in data.examples if isinstance(example, Prompt)], data.encoder.pad
+    return dataset.survey(file, tokenizer=tokenizer, kind="prompts", asked_by="sample", split=split, limits=limits)
 
 
-def _sampled(sampler: GenerateSampler, asked: list[Prompt], judge: Reward | None, *, n: int) -> Iterator[Text]:
-    by_id = {prompt.id: prompt for prompt in asked}
-    for group in sampler.generate(asked, group=n, version=0):
-        for text in group if judge is None else judge.score(group, by_id):
-            yield by_id[text.prompt_id], text, sum(text.logp), text.total
+@final
+@dataclass(frozen=True)
+class _Bench:
+    """The policy with its tokenizer, and what ends or judges its texts."""
+
+    tokenizer: Any
+    policy: Scorer
+    judge: Reward | None
+    end_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int
+
+    def sampled(self, asked: list[Prompt], law: Law, *, n: int, seed: int) -> Iterator[Record]:
+        """n samples of each prompt."""
+        sampler = GenerateSampler(
+            self.policy,
+            end_ids=self.end_ids,
+            pad_id=self.pad_id,
+            max_new_tokens=self.max_new_tokens,
+            law=law,
+            seed=seed,
+        )
+        by_id = {prompt.id: prompt for prompt in asked}
+        for group in sampler.generate(asked, group=n, version=0):
+            for text in group if self.judge is None else self.judge.score(group, by_id):
+                record = self.record(by_id[text.prompt_id], text, logp=sum(text.logp))
+                yield record | ({} if text.total is None else {"score": text.total})
+
+    def problem(self, asked: Asked, *, dtype: str, device: str) -> Problem[Any, Any]:
+        """The texts of the policy, or of its combination with a proxy, with what the search asks of them."""
+        known: dict[str, Any] = {
+            "end_ids": self.end_ids, "pad_id": self.pad_id, "max_new_tokens": self.max_new_tokens
+        }  # fmt: skip
+        narrow = asked.strategy in ("mcts", "guided") or (asked.strategy == "beam" and asked.rank == "implicit")
+        branch = asked.branch if asked.branch is not None else BRANCH if narrow else None
+        if asked.critic is not None:
+            same_tokens(value_source(asked.critic)[0], self.tokenizer, what="critic")
+        critic = None if asked.critic is None else value_model(asked.critic, dtype=dtype, device=device)
+        reference = None if asked.ref is None else load.policy(asked.ref, dtype=dtype, device=device)
+        plain = partial(LanguageProblem, self.policy, critic=critic, reward=self.judge, **known)
+        if asked.proxy is None or asked.proxy_ref is None:
+            return plain(reference=reference, branch=branch)
+        for path in (asked.proxy, asked.proxy_ref):
+            same_tokens(path, self.tokenizer, what="proxy")
+        proxy, anchor = (load.policy(path, dtype=dtype, device=device) for path in (asked.proxy, asked.proxy_ref))
+        guide = LanguageProblem(proxy, reference=anchor, **known)
+        return Combined(plain(), guide, beta=1.0 if asked.proxy_beta is None else asked.proxy_beta, branch=branch)
+
+    def searched(
+        self, asked: Asked, problem: Problem[Any, Any], prompts: list[Prompt], *, seed: int, ends: frozenset[int],
+        show: Show,
+    ) -> Iterator[Record]:  # fmt: skip
+        """Prompt by prompt: texts appear as they are found."""
+        telling = Telling(total=len(prompts), show=show)
+        extract = None if asked.answer is None else by_answer(asked.answer, self.text)
+        search = search_of(asked, problem, seed=seed, extract=extract, ends=ends, tell=telling)
+        for prompt in prompts:
+            start = time.monotonic()
+            answer = search([prompt])
+            telling.prompt(forwarded=answer.forwarded)
+            (best,) = answer.found
+            path = in_tokens(best.path)
+            record = self.record(prompt, rollout(path.state), logp=path.logp) | {
+                "score": best.score, "strategy": asked.strategy, "by": asked.rank, "compared": len(best.compared),
+                "forwarded": answer.forwarded, "seconds": round(time.monotonic() - start, 3),
+            }  # fmt: skip
+            if extract is not None:
+                record["answer"] = extract(best.path.state)
+            if asked.alternatives is not None:
+                record["alternatives"] = [
+                    {"completion": self.text(other.state), "logp": in_tokens(other).logp, "score": score}
+                    for other, score in best.compared[: asked.alternatives]
+                ]
+            yield record
+
+    def text(self, state: Any) -> str:
+        """What a finished state of any problem says."""
+        found = rollout(in_tokens(Path(state)).state)
+        return completion_text(self.tokenizer, found.prompt_tokens, found.response_tokens)
+
+    def record(self, prompt: Prompt, found: Rollout, *, logp: float) -> Record:
+        text = completion_text(self.tokenizer, found.prompt_tokens, found.response_tokens)
+        record: Record = {"prompt": prompt.text, "completion": text, "tokens": len(found.response_tokens)}
+        return record | {"finish": found.finish, "logp": logp}
 
 
-def _searched(search: Callable[[list[Prompt]], Answer[Any]], asked: list[Prompt]) -> Iterator[Text]:
-    """Prompt by prompt: texts appear as they are found."""
-    for prompt in asked:
-        (best,) = search([prompt]).found
-        yield prompt, rollout(best.path.state), best.path.logp, best.score
-
-
-def _check(strategy: Strategy, law: Law, *, by: str | None, reward: str | None, ref: str | None) -> None:
-    """One line for what the strategy lacks, or would not read."""
-    if strategy != "sample" and law != Law():
-        raise InputError(f"temperature, top_k and top_p belong to sample; {strategy} follows the model as it is")
-    ranks = {"sample": None, "best-of-n": by or "reward", "beam": by or "likelihood"}[strategy]
-    if strategy == "sample" and (by is not None or ref is not None):
-        raise InputError("by and ref rank texts: give --strategy best-of-n or beam")
-    if strategy == "beam" and (by == "reward" or reward is not None):
-        raise InputError("beam ranks unfinished texts, which have no reward: give --by likelihood or --by implicit")
-    if ranks == "reward" and reward is None:
-        raise InputError("best-of-n by reward needs one: give --reward, or --by likelihood or implicit")
-    if ranks == "implicit" and ref is None:
-        raise InputError(f"{strategy} by implicit reward compares with a reference: give --ref")
-
-
-def _record(tokenizer: Any, prompt: Prompt, found: Rollout, *, logp: float, score: float | None) -> Record:
-    text = completion_text(tokenizer, found.prompt_tokens, found.response_tokens)
-    record: Record = {"prompt": prompt.text, "completion": text, "tokens": len(found.response_tokens)}
-    return record | {"finish": found.finish, "logp": logp} | ({} if score is None else {"score": score})
+def in_tokens(path: Path[Any]) -> Path[Any]:
+    """A path of any problem here as one of the model's tokens that ends in its text."""
+    if isinstance(path.state, Spanned):
+        return in_tokens(path.state.path)
+    inner = path.state.base if isinstance(path.state, Both) else path.state
+    return Path(inner, path.logp, path.ref_logp, path.tokens)

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from tokenward.errors import InputError
+from tokenward.search.budget import Budget, Meter, Progress
 from tokenward.search.problem import Answer, By, Moves, Path, Problem, double, ranked, with_reference
 
 Length = Literal["sum", "mean"]
+Places = Literal["shared", "refilled"]
+NEVER = -float("inf")
+LOOK = 8  # times the width: how many children a refilled beam looks at for paths that go on
 
 
 def beam_search(
@@ -19,57 +27,101 @@ def beam_search(
     by: By = "likelihood",
     beta: float = 1.0,
     length: Length = "sum",
+    places: Places = "shared",
+    certain: int = 1,
+    budget: Budget | None = None,
+    tell: Progress | None = None,
 ) -> Answer[Any]:
     """The best finished path per prompt among those that a beam of `width` reaches.
 
     At each step the `width` best children of all live paths of a prompt are kept; those that end leave the beam.
+    `places` says who follows: "shared" nobody, so the beam narrows as texts end; "refilled" the best that go on, so
+    that `width` paths stay alive (transformers' `generate`: docs/search.md says when both give the same text). By
+    likelihood and sum both find the same best text: what an end displaces is less likely than the text it ends.
     `by` says what a path is worth: Σ log π, or the implicit reward β Σ log π/π_ref. `length` says how finished paths of
     different lengths are compared: "sum" as they stand, so likelihood prefers short texts; "mean" divides by the number
     of tokens. Width 1 is greedy; a beam as wide as the tree finds the maximum (by likelihood and sum: the MAP text).
-    By likelihood and sum a prompt is done when no live path can still win, because Σ log π only falls.
+    By likelihood and sum a prompt is done when no live path can still be among the `certain` best, because Σ log π only
+    falls.
     """
-    if width < 1:
-        raise InputError(f"beam width must be 1 or more, got {width}")
+    if width < 1 or certain < 1:
+        raise InputError(f"beam width must be 1 or more, got {min(width, certain)}")
+    meter = Meter(budget or Budget(), tell)
     live: list[list[Path[Any]]] = [[Path(problem.root(prompt))] for prompt in prompts]
     done: list[list[Path[Any]]] = [[] for _ in prompts]
-    forwarded = 0
     while any(live):
+        if meter.spent:
+            live, width = _narrowed(live, done), 1
+            if not any(live):
+                break
         flat = [path for paths in live for path in paths]
         moves = problem.expand([path.state for path in flat])
-        forwarded += moves.forwarded
+        meter.read(moves.forwarded)
         row = 0
         for number, paths in enumerate(live):
-            kept = _best_children(problem, paths, moves, row, width=width, by=by, beta=beta)
+            ended, live[number] = _best_children(
+                problem, paths, moves, row, width=width, by=by, beta=beta, places=places
+            )
             row += len(paths)
-            done[number] += [path for path in kept if problem.terminal(path.state)]
-            live[number] = [path for path in kept if not problem.terminal(path.state)]
-            if by == "likelihood" and length == "sum" and done[number] and live[number]:
-                best = max(path.logp for path in done[number])
-                live[number] = [path for path in live[number] if path.logp > best]
+            done[number] += ended
+            if by == "likelihood" and length == "sum" and len(done[number]) >= certain and live[number]:
+                least = sorted(path.logp for path in done[number])[-certain]
+                live[number] = [path for path in live[number] if path.logp > least]
     scores = [[path.total(by=by, beta=beta) / _divisor(path, length) for path in paths] for paths in done]
-    return Answer(tuple(ranked(p, s) for p, s in zip(done, scores, strict=True)), forwarded)
+    return Answer(tuple(ranked(p, s) for p, s in zip(done, scores, strict=True)), meter.forwarded)
+
+
+def _narrowed(live: list[list[Path[Any]]], done: list[list[Path[Any]]]) -> list[list[Path[Any]]]:
+    """One path where no text is finished yet, and none elsewhere."""
+    return [[] if ended else paths[:1] for paths, ended in zip(live, done, strict=True)]
 
 
 def _best_children(
-    problem: Problem[Any, Any], paths: list[Path[Any]], moves: Moves, first: int, *, width: int, by: By, beta: float
-) -> list[Path[Any]]:
-    """The best `width` one-token extensions of the paths, whose moves stand at rows first, first + 1, …"""
-    options: list[tuple[float, int, int]] = []  # (worth, path, move); ties go to the earlier path and lower move
-    for offset, path in enumerate(paths):
-        row = first + offset
-        logp = double(moves.logp[row])
-        gain = logp if by == "likelihood" else beta * (logp - double(with_reference(moves.ref_logp)[row]))
-        worth = (gain + path.total(by=by, beta=beta)).masked_fill(logp == -float("inf"), -float("inf"))
-        values, index = worth.sort(descending=True, stable=True)
-        found = zip(values[:width].tolist(), index[:width].tolist(), strict=True)
-        options += [(-value, offset, move) for value, move in found if value > -float("inf")]
-    kept = []
-    for _, offset, move in sorted(options)[:width]:
-        token, row = int(moves.tokens[first + offset, move]), first + offset
-        ref = None if moves.ref_logp is None else float(moves.ref_logp[row, move])
+    problem: Problem[Any, Any],
+    paths: list[Path[Any]],
+    moves: Moves,
+    first: int,
+    *,
+    width: int,
+    by: By,
+    beta: float,
+    places: Places,
+) -> tuple[list[Path[Any]], list[Path[Any]]]:
+    """(those that end, those that go on) of the best one-token extensions of the paths, best first.
+
+    The moves stand at rows first, first + 1, … An end counts if it is among the `width` best of all.
+    """
+    if not paths:
+        return [], []
+    rows = slice(first, first + len(paths))
+    logp = double(moves.logp[rows])
+    gain = logp if by == "likelihood" else beta * (logp - double(with_reference(moves.ref_logp)[rows]))
+    so_far = torch.tensor([path.total(by=by, beta=beta) for path in paths], dtype=torch.float64)
+    worth = (gain + so_far.unsqueeze(-1)).masked_fill(logp == NEVER, NEVER)
+    ended: list[Path[Any]] = []
+    going: list[Path[Any]] = []
+    for place, number in enumerate(_largest(worth.flatten(), width if places == "shared" else LOOK * width)):
+        if len(going) >= width:
+            break
+        offset, move = divmod(number, logp.shape[-1])
+        token = int(moves.tokens[first + offset, move])
+        ref = None if moves.ref_logp is None else float(moves.ref_logp[first + offset, move])
         state = problem.child(paths[offset].state, token)
-        kept.append(paths[offset].step(state, token=token, logp=float(moves.logp[row, move]), ref_logp=ref))
-    return kept
+        longer = paths[offset].step(state, token=token, logp=float(moves.logp[first + offset, move]), ref_logp=ref)
+        if not problem.terminal(state):
+            going.append(longer)
+        elif place < width:
+            ended.append(longer)
+    return ended, going
+
+
+def _largest(worth: Float[Tensor, " N"], most: int) -> list[int]:
+    """Places of the largest finite numbers, largest first; of equal ones the earlier (path, then move)."""
+    least = worth.topk(min(most, len(worth))).values[-1]
+    places = ((worth >= least) & (worth > NEVER)).nonzero().squeeze(-1)
+    order = worth[places].sort(descending=True, stable=True).indices[:most]
+    found: list[int] = places[order].tolist()
+    return found
 
 
 def _divisor(path: Path[Any], length: Length) -> int:

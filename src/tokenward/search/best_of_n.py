@@ -9,26 +9,66 @@ from typing import Any, Literal
 import torch
 
 from tokenward.errors import InputError
+from tokenward.search.budget import Budget, Meter, Progress
 from tokenward.search.problem import Answer, Path, Problem, double, ranked
 
 Best = Literal["reward", "likelihood", "implicit"]
+ROUNDS = 8  # of samples, under a budget
 
 
 def best_of_n(
-    problem: Problem[Any, Any], prompts: Sequence[Any], *, n: int, by: Best = "reward", beta: float = 1.0, seed: int = 0
+    problem: Problem[Any, Any],
+    prompts: Sequence[Any],
+    *,
+    n: int,
+    by: Best = "reward",
+    beta: float = 1.0,
+    seed: int = 0,
+    budget: Budget | None = None,
+    tell: Progress | None = None,
 ) -> Answer[Any]:
     """The best of n independent samples for each prompt.
 
     `by` "reward" asks the problem's own `score`; "implicit" is β Σ_t log π/π_ref; "likelihood" Σ_t log π.
-    The samples follow π exactly when the problem offers every token as a move.
+    The samples follow π exactly when the problem offers every token as a move. With a budget, n is the most.
     """
-    paths, forwarded = sample(problem, [prompt for prompt in prompts for _ in range(n)], n=n, seed=seed)
+    groups, forwarded = draws(problem, prompts, n=n, seed=seed, budget=budget, tell=tell)
+    return Answer(tuple(ranked(paths, scores_of(problem, paths, by=by, beta=beta)) for paths in groups), forwarded)
+
+
+def draws(
+    problem: Problem[Any, Any],
+    prompts: Sequence[Any],
+    *,
+    n: int,
+    seed: int = 0,
+    budget: Budget | None = None,
+    tell: Progress | None = None,
+) -> tuple[list[list[Path[Any]]], int]:
+    """n samples of each prompt, and the tokens read: all in one round, or under a budget in rounds until it is spent.
+
+    A round is an eighth of n, whole texts of every prompt; each reads the prompts again.
+    """
+    meter = Meter(budget or Budget(), tell)
+    size = n if budget is None else max(1, n // ROUNDS)
+    found: list[list[Path[Any]]] = [[] for _ in prompts]
+    for number, start in enumerate(range(0, max(n, 1), max(size, 1))):  # n < 1 is refused by `sample`
+        if number and meter.spent:
+            break
+        each = min(size, n - start)
+        copies = [prompt for prompt in prompts for _ in range(each)]
+        paths, forwarded = sample(problem, copies, n=each, seed=seed + 1_000_003 * number)
+        meter.read(forwarded)
+        for place, paths_of_one in enumerate(found):
+            paths_of_one += paths[place * each : (place + 1) * each]
+    return found, meter.forwarded
+
+
+def scores_of(problem: Problem[Any, Any], paths: Sequence[Path[Any]], *, by: Best, beta: float) -> list[float]:
+    """What finished paths are ranked by."""
     if by == "reward":
-        scores = problem.score([path.state for path in paths])
-    else:
-        scores = [path.total(by=by, beta=beta) for path in paths]
-    starts = range(0, len(paths), n)
-    return Answer(tuple(ranked(paths[i : i + n], scores[i : i + n]) for i in starts), forwarded)
+        return problem.score([path.state for path in paths])
+    return [path.total(by=by, beta=beta) for path in paths]
 
 
 def sample(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,7 +50,8 @@ class LanguageProblem:
     `branch` offers the likeliest tokens alone (None: all, so that samples follow the policy exactly): an implicit
     reward is only as good as the data that taught it, and says little of tokens that neither model would write. A text
     ends with an end token or after `max_new_tokens`. Models whose cache is not plain keys and values (sliding windows,
-    state spaces) read the whole text again for each token, and it is counted.
+    state spaces) read the whole text again for each token, and it is counted. What was read of a state is kept as long
+    as the state is. `critic` gives V of each state: a model with a value head, which may be the policy itself.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LanguageProblem:
         pad_id: int,
         max_new_tokens: int,
         reference: Scorer | None = None,
+        critic: Scorer | None = None,
         reward: Reward | None = None,
         branch: int | None = None,
         rows: int = 256,
@@ -67,11 +70,15 @@ class LanguageProblem:
         for name, value in (("max_new_tokens", max_new_tokens), ("branch", branch), ("rows", rows)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be 1 or more, got {value}")
-        self.models = (policy,) if reference is None else (policy, reference)
+        if critic is not None and critic.value_head is None:
+            raise InputError("the critic has no value head; give one that PPO wrote, or a reward model")
+        others = (reference, None if critic is policy else critic)
+        self.models = (policy, *(model for model in others if model is not None))
+        self.reference, self.critic = reference, critic
         self.end_ids, self.pad_id, self.max_new_tokens = frozenset(end_ids), pad_id, max_new_tokens
         self.reward, self.branch, self.rows = reward, branch, rows
         self._remembers = all(_plain_cache(model) for model in self.models)
-        self._after: dict[int, tuple[Text, tuple[Past, ...], int]] = {}  # of the last expand: what children start from
+        self._after: WeakKeyDictionary[Text, tuple[tuple[Past, ...], int]] = WeakKeyDictionary()  # children start there
 
     def root(self, prompt: Prompt) -> Text:
         """The empty response."""
@@ -89,11 +96,11 @@ class LanguageProblem:
         return state.finish is not None
 
     def child(self, state: Text, token: int) -> Text:
-        """The state with one token more; it goes on from what the last `expand` read, if that read this state."""
+        """The state with one token more; it goes on from what the last `expand` of this state read."""
         tokens = (*state.tokens, token)
         finish = "stop" if token in self.end_ids else "length" if len(tokens) >= self.max_new_tokens else None
-        parent, pasts, row = self._after.get(id(state), (None, (), 0))
-        if finish is not None or parent is not state or not pasts:
+        pasts, row = self._after.get(state, ((), 0))
+        if finish is not None or not pasts:
             return replace(state, tokens=tokens, finish=finish, pasts=None, row=0)
         return replace(state, tokens=tokens, pasts=pasts, row=row)
 
@@ -103,25 +110,30 @@ class LanguageProblem:
         ended = [state for state in states if state.finish is not None]
         if ended:
             raise InputError(f"{len(ended)} states are finished texts and have no next token")
-        self._after = {}
         # states with nothing read yet apart from those that read one token: no padding between the two
         order = sorted(range(len(states)), key=lambda i: states[i].pasts is not None)
         fresh = sum(state.pasts is None for state in states)
         pieces = [order[:fresh], order[fresh:]]
         laws: list[list[Tensor]] = [[] for _ in self.models]
+        values: list[Tensor] = []
         forwarded = 0
         for part in (piece[i : i + self.rows] for piece in pieces for i in range(0, len(piece), self.rows)):
             chunk = [states[i] for i in part]
             pasts: list[Past] = []
             for number, model in enumerate(self.models):
-                law, past, count = self._read(model, number, chunk)
-                laws[number].append(law)
+                hidden, past, count = self._read(model, number, chunk)
+                if model in (self.models[0], self.reference):
+                    laws[number].append(_law(model, hidden))
+                if model is self.critic:
+                    values.append(_value(model, hidden))
                 pasts += [past] if past is not None else []
                 forwarded += count
-            self._after |= {id(state): (state, tuple(pasts), row) for row, state in enumerate(chunk)}
+            for row, state in enumerate(chunk):
+                self._after[state] = (tuple(pasts), row)
         back = torch.tensor(order).argsort()
-        logp, *rest = (torch.cat(parts)[back] for parts in laws)
-        return self._moves(logp, rest[0] if rest else None, forwarded)
+        logp, *rest = (torch.cat(parts)[back] for parts in laws if parts)
+        value = torch.cat(values)[back].cpu() if values else None
+        return replace(self._moves(logp, rest[0] if rest else None, forwarded), value=value)
 
     def score(self, states: Sequence[Text]) -> list[float]:
         """The reward of each text."""
@@ -138,7 +150,7 @@ class LanguageProblem:
         return Moves(tokens, logp, ref, forwarded=forwarded)
 
     def _read(self, model: Scorer, number: int, states: list[Text]) -> tuple[Tensor, Past | None, int]:
-        """(log-probabilities [N V], what is now read, tokens read) of states that all have a past, or all none."""
+        """(last hidden states [N D], what is now read, tokens read) of states that all have a past, or all none."""
         if states[0].pasts is None:
             ids = [[*state.prompt.tokens, *state.tokens] for state in states]
             past = None
@@ -149,10 +161,9 @@ class LanguageProblem:
         tokens = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in ids], device=model.device)
         real = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in ids], device=model.device)
         seen = real if past is None else torch.cat([past.real, real], -1)
-        logits, cache = _forward(model, tokens, seen, past, remember=self._remembers)
-        law = logits.log_softmax(-1)
+        hidden, cache = _forward(model, tokens, seen, past, remember=self._remembers)
         layers = tuple((layer.keys, layer.values) for layer in cache.layers) if cache is not None else ()
-        return law, Past(layers, seen) if layers else None, sum(map(len, ids))
+        return hidden, Past(layers, seen) if layers else None, sum(map(len, ids))
 
 
 def rollout(state: Text) -> Rollout:
@@ -170,8 +181,8 @@ def rollout(state: Text) -> Rollout:
 
 def _forward(
     model: Scorer, tokens: Int[Tensor, "N W"], seen: Bool[Tensor, "N T"], past: Past | None, *, remember: bool
-) -> tuple[Float[Tensor, "N V"], Any]:
-    """Logits after the last token, and the cache."""
+) -> tuple[Float[Tensor, "N D"], Any]:
+    """Hidden states of the last token, and the cache."""
     cache: Any = DynamicCache(ddp_cache_data=past.layers) if past is not None else DynamicCache()
     place = (seen.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
     with model.autocast():
@@ -182,7 +193,19 @@ def _forward(
             past_key_values=cache if remember else None,
             use_cache=remember,
         )
-        return model.logits(out.last_hidden_state[:, -1]), cache if remember else None
+        return out.last_hidden_state[:, -1], cache if remember else None
+
+
+def _law(model: Scorer, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+    with model.autocast():
+        return model.logits(hidden).log_softmax(-1)
+
+
+def _value(model: Scorer, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """V of the states, in the head's own precision."""
+    head: Any = model.value_head
+    with torch.autocast(hidden.device.type, enabled=False):
+        return torch.as_tensor(head(hidden.to(head.weight.dtype)).squeeze(-1))
 
 
 def _gathered(rows: Sequence[tuple[Past, int]]) -> Past:

@@ -1,0 +1,1 @@
+"""Search with what was trained: strategies at one budget of tokens, and beams of many widths."""
