@@ -1,0 +1,260 @@
+"""What the numbers mean, in plain words: one rule each, with its threshold, what it says, and what to do.
+
+Thresholds are this project's conventions. They were set before the built-in world was measured, and no theorem gives
+them; what does not depend on them are the identities and the signs with their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tokenward.diagnose.measures.intervals import Estimate
+from tokenward.diagnose.reference.identity import MOST
+from tokenward.diagnose.reference.numbers import NORMAL, RARE
+from tokenward.diagnose.reference.record import (
+    OF_POLICY,
+    OF_REFERENCE,
+    Finding,
+    Measured,
+    Verdict,
+)
+
+RARE_SHARE = 0.05  # of the data's tokens: more of them, and twice the reference's own share, is poor coverage
+SURPRISE = 0.1  # nats a token beyond the reference's entropy: more is off-policy data
+FALL = 0.5  # nats a token: a fall of this size on chosen answers and on the reference's own texts is a large one
+ENTROPY = 0.5  # share of the reference's entropy, each on its own texts: less is a collapse
+ELSEWHERE = 1.0  # nats a token by which π_ref holds the policy's texts less likely than its own: more is drift away
+REPEATED = 0.2  # more of the policy's trigrams than of the reference's stood in the text before
+LONGER = 1.5  # times the reference's length
+
+Rule = Callable[[Measured], Finding | None]
+
+
+def judge(found: Measured) -> tuple[Verdict, tuple[Finding, ...]]:
+    """Every rule that applies, the gravest first, and the verdict on the chosen answers' log-probs."""
+    order = ("damage", "warning", "note", "fine")
+    findings = [finding for rule in RULES if (finding := rule(found)) is not None]
+    findings.sort(key=lambda finding: order.index(finding.severity))
+    return _verdict(findings), tuple(findings)
+
+
+def _verdict(findings: Iterable[Finding]) -> Verdict:
+    rules = {finding.rule for finding in findings}
+    if any(finding.severity == "damage" for finding in findings):
+        return "damage"
+    known: dict[str, Verdict] = {"unmoved": "unmoved", "chosen-rises": "rising", "expected-fall": "expected"}
+    return next((verdict for rule, verdict in known.items() if rule in rules), "unclear")
+
+
+def ends(value: Estimate) -> tuple[float, float]:
+    """The ends of the 95 % interval; NaN from a single prompt, and then no rule that asks for a sign applies."""
+    return value.mean - NORMAL * value.se, value.mean + NORMAL * value.se
+
+
+def broken_identity(found: Measured) -> Finding | None:
+    """|z| of either identity beyond MOST: the texts are not draws of the laws that were scored."""
+    worst = max(found.identities, key=lambda one: abs(one.z), default=None)
+    if worst is None or not abs(worst.z) > MOST:
+        return None
+    return Finding(
+        "broken-identity", "damage", worst.z, MOST,
+        f"The log-ratios of fresh {worst.of} samples miss their KL by {abs(worst.z):.1f} standard errors: these texts "
+        "were not drawn from the law that they are scored under, so no number of this report can be trusted.",
+        "Look for a sampler with top-k, top-p or another temperature, for another tokenizer, for dropout left on.",
+    )  # fmt: skip
+
+
+def unmoved(found: Measured) -> Finding | None:
+    """Both laws equal at every state that was seen: nothing is trained yet."""
+    if any(one.kl.mean > 1e-9 or one.back.mean > 1e-9 for one in found.sets.values()):
+        return None
+    return Finding(
+        "unmoved", "fine", 0.0, 1e-9,
+        "The policy is still its reference: every log-ratio is 0. What follows is about the data and the reference.",
+    )  # fmt: skip
+
+
+def poor_coverage(found: Measured) -> Finding | None:
+    """The reference gives many tokens of the data almost no probability, and more than of its own texts."""
+    name = found.data
+    if name is None:
+        return None
+    share, own = found.sets[name].rare.mean, found.sets[OF_REFERENCE].rare.mean
+    if share <= max(RARE_SHARE, 2 * own):
+        return None
+    return Finding(
+        "poor-coverage", "warning", share, max(RARE_SHARE, 2 * own),
+        f"{share:.1%} of the {name} tokens have π_ref < {RARE:g} ({own:.1%} of the reference's own tokens have): "
+        "the reference hardly covers the data, and log-ratios of its tails decide the loss.",
+        f"Fine-tune the reference on the {name} answers first, or sample the pairs from the reference.",
+    )  # fmt: skip
+
+
+def off_policy(found: Measured) -> Finding | None:
+    """The data are more surprising to the reference than what it writes itself."""
+    name = found.data
+    if name is None:
+        return None
+    surprise = found.sets[name].surprise
+    low, _ = ends(surprise)
+    if not low > SURPRISE:
+        return None
+    return Finding(
+        "off-policy", "note", surprise.mean, SURPRISE,
+        f"A {name} token is {surprise.mean:.2f} nats more surprising to the reference than its own entropy there: the "
+        f"{name} answers are not the reference's. That they must fall holds only for the law of the reference itself.",
+        f"To keep the guarantee and the coverage, take as reference a model fine-tuned on the {name} answers.",
+    )  # fmt: skip
+
+
+def on_policy(found: Measured) -> Finding | None:
+    """No difference is seen between the data and the reference's own texts: the fall of their log-probs is forced."""
+    name = found.data
+    if name is None:
+        return None
+    surprise, apart = found.sets[name].surprise, found.against[name]["ref_logp"]
+    if not (_holds_zero(surprise) and _holds_zero(apart)):
+        return None
+    return Finding(
+        "on-policy", "note", surprise.mean, 0.0,
+        f"The {name} answers cannot be told from the reference's own texts (by surprise and by log π_ref). As far as "
+        "they are, their mean log-prob must fall in training: by KL(π_ref‖π), whatever the loss.",
+        "Do not read that fall as a fault: judge a run by its margin, and by its own samples.",
+    )  # fmt: skip
+
+
+def expected_fall(found: Measured) -> Finding | None:
+    """Chosen answers fall, and no more than the reference's own texts do."""
+    name = found.data
+    if name is None or not ends(found.sets[name].ratio)[1] < 0 or _below_reference(found, name):
+        return None
+    ratio, own = found.sets[name].ratio.mean, found.sets[OF_REFERENCE].ratio.mean
+    return Finding(
+        "expected-fall", "fine", ratio, own,
+        f"The {name} answers fell by {-ratio:.2f} nats a text; texts of the reference, which must fall by "
+        f"KL(π_ref‖π), by {-own:.2f}; token for token the {name} fell no more than they. That is what leaving costs.",
+    )  # fmt: skip
+
+
+def fell_more(found: Measured) -> Finding | None:
+    """Chosen answers fall more than the reference's own texts: more than leaving the reference forces."""
+    name = found.data
+    if name is None or not ends(found.sets[name].ratio)[1] < 0 or not _below_reference(found, name):
+        return None
+    gap = found.against[name]["token_ratio"]
+    large = found.sets[name].token_ratio.mean < -FALL
+    return Finding(
+        "fell-more", "damage" if large else "warning", gap.mean, 0.0,
+        f"A token of the {name} answers fell by {-gap.mean:.2f} nats more than one of the reference's own texts: the "
+        "fall of a reference that leaves itself does not explain it; the loss pushes these answers down.",
+        "Raise β, lower the learning rate or stop earlier; or add an SFT term on the chosen answers.",
+    )  # fmt: skip
+
+
+def rises(found: Measured) -> Finding | None:
+    """Chosen answers rise: the policy is nearer to their law than its reference was."""
+    name = found.data
+    if name is None or not (low := ends(found.sets[name].ratio)[0]) > 0:
+        return None
+    ratio = found.sets[name].ratio.mean
+    return Finding(
+        "chosen-rises", "fine", low, 0.0,
+        f"The {name} answers rose by {ratio:.2f} nats a text: KL(D‖π_ref) − KL(D‖π) = {ratio:.2f} for their law D, so "
+        "the policy came nearer to it; possible only because its reference was not that law already.",
+    )  # fmt: skip
+
+
+def collapse(found: Measured) -> Finding | None:
+    """The margin grows while chosen answers and the reference's own texts both fall a lot."""
+    name = found.data
+    if name is None or found.margin is None or not ends(found.margin)[0] > 0:
+        return None
+    falls = [-found.sets[which].token_ratio.mean for which in (name, OF_REFERENCE)]
+    if not min(falls) > FALL:
+        return None
+    return Finding(
+        "margin-by-collapse", "damage", min(falls), FALL,
+        f"The margin grew by {found.margin.mean:.2f} nats, but a {name} token lost {falls[0]:.2f} nats and one of the "
+        f"reference's texts {falls[1]:.2f}: the margin is made by making everything known less likely.",
+        "Stop earlier or raise β; look at what the policy writes instead (the samples elsewhere).",
+    )  # fmt: skip
+
+
+def wrong_way(found: Measured) -> Finding | None:
+    """Rejected answers gained on chosen ones."""
+    if found.margin is None or not (high := ends(found.margin)[1]) < 0:
+        return None
+    return Finding(
+        "wrong-way", "damage", high, 0.0,
+        f"Rejected answers gained {-found.margin.mean:.2f} nats on chosen ones against the reference.",
+        "See that chosen and rejected are not swapped, and that policy and reference are not.",
+    )  # fmt: skip
+
+
+def low_entropy(found: Measured) -> Finding | None:
+    """The policy's own texts leave it far less choice than the reference's left to the reference."""
+    now, before = found.sets[OF_POLICY].entropy.mean, found.sets[OF_REFERENCE].ref_entropy.mean
+    if not now < ENTROPY * before:
+        return None
+    return Finding(
+        "entropy-collapse", "damage" if now < ENTROPY**2 * before else "warning", now / before, ENTROPY,
+        f"Entropy of a token: {now:.2f} nats on the policy's own texts, {before:.2f} for the reference on its own. The "
+        "policy has few texts left.",
+        "Raise β (or β_kl), or stop earlier.",
+    )  # fmt: skip
+
+
+def elsewhere(found: Measured) -> Finding | None:
+    """The policy writes what its reference would hardly write."""
+    theirs, own = (found.sets[name].token_ref_logp.mean for name in (OF_POLICY, OF_REFERENCE))
+    if not own - theirs > ELSEWHERE:
+        return None
+    return Finding(
+        "mass-elsewhere", "damage", own - theirs, ELSEWHERE,
+        f"A token of the policy's texts is {own - theirs:.2f} nats less likely under the reference than one of the "
+        "reference's own: mass went to texts that neither the data nor the reference vouch for.",
+        "Read some of these samples; raise β, or bring the reference to the data first.",
+    )  # fmt: skip
+
+
+def repeats(found: Measured) -> Finding | None:
+    """The policy repeats itself more."""
+    now, before = (found.sets[name].repetition.mean for name in (OF_POLICY, OF_REFERENCE))
+    if not now - before > REPEATED:
+        return None
+    return Finding(
+        "repetition", "warning", now - before, REPEATED,
+        f"{now:.0%} of the policy's trigrams stood in the text before; of the reference's, {before:.0%}.",
+        "Read some samples; a reward or a margin that pays for repetition is the usual cause.",
+    )  # fmt: skip
+
+
+def longer(found: Measured) -> Finding | None:
+    """The policy's texts are much longer than the reference's, or far more of them are cut."""
+    now, before = found.sets[OF_POLICY], found.sets[OF_REFERENCE]
+    cut = now.cut.mean - before.cut.mean
+    times = now.length.mean / before.length.mean
+    if not (times > LONGER or cut > REPEATED):
+        return None
+    return Finding(
+        "length", "warning", times, LONGER,
+        f"The policy's texts have {now.length.mean:.1f} tokens, the reference's {before.length.mean:.1f}; without an "
+        f"end: {now.cut.mean:.0%} and {before.cut.mean:.0%}.",
+        "Compare chosen and rejected lengths in the data; a loss per token (or a length term) may be the remedy.",
+    )  # fmt: skip
+
+
+def _below_reference(found: Measured, name: str) -> bool:
+    """Whether the data's mean token fell more than the reference's own texts', beyond the 95 % interval."""
+    return ends(found.against[name]["token_ratio"])[1] < 0
+
+
+def _holds_zero(value: Estimate) -> bool:
+    low, high = ends(value)
+    return low <= 0 <= high
+
+
+RULES: tuple[Rule, ...] = (
+    broken_identity, unmoved, poor_coverage, off_policy, on_policy, expected_fall, fell_more, rises, collapse,
+    wrong_way, low_entropy, elsewhere, repeats, longer,
+)  # fmt: skip

@@ -1,0 +1,76 @@
+"""Where the mass went: what both models give to the chosen and the rejected texts, and what else the policy writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokenward.diagnose.measures.intervals import Estimate, estimate
+from tokenward.diagnose.reference.numbers import interval
+from tokenward.diagnose.reference.texts import Ids, Scored
+
+
+@final
+@dataclass(frozen=True)
+class Mass:
+    """Probability of whole texts, and what the policy's samples are.
+
+    `before`, `after` {name of data: Σ π_ref(y|x) and Σ π(y|x) over its distinct texts, mean over prompts}: exact, no
+    sampling; what is left of 1 is elsewhere. `sampled` {name: share of the policy's samples that are such a text} and
+    "elsewhere". A text that is both chosen and rejected counts as chosen; texts that were cut are no whole texts.
+    `new` {number: Estimate} of the policy's samples elsewhere: `token_ref_logp`, `length`; None where there are none.
+    """
+
+    before: dict[str, Estimate]
+    after: dict[str, Estimate]
+    sampled: dict[str, Estimate]
+    new: dict[str, Estimate] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            name: None if part is None else {key: interval(value) for key, value in part.items()}
+            for name, part in vars(self).items()
+        }
+
+
+def mass(data: dict[str, Scored], policy: Scored) -> Mass:
+    """The masses of data sets, the first one first, and where fresh texts of the policy fall."""
+    owner: dict[tuple[Ids, Ids], str] = {}
+    before: dict[str, Estimate] = {}
+    after: dict[str, Estimate] = {}
+    for name, of in data.items():
+        keep: list[int] = []
+        for row, text in enumerate(of.texts):
+            key = (text.prompt, text.tokens)
+            if text.ended and text.trainable is None and key not in owner:
+                owner[key] = name
+                keep.append(row)
+        before[name] = _total(of, of.laws.ref_logp.sum(-1), keep)
+        after[name] = _total(of, of.laws.logp.sum(-1), keep)
+    places = [owner.get((text.prompt, text.tokens), "elsewhere") for text in policy.texts]
+    sampled = {
+        name: estimate([float(place == name) for place in places], clusters=policy.prompts)
+        for name in (*data, "elsewhere")
+    }
+    return Mass(before, after, sampled, _new(policy, torch.tensor([place == "elsewhere" for place in places])))
+
+
+def _total(of: Scored, logp: Float[Tensor, " N"], rows: Sequence[int]) -> Estimate:
+    """Σ exp(logp) over the given rows of each prompt; mean over prompts."""
+    sums = dict.fromkeys(of.prompts, 0.0)
+    for row in rows:
+        sums[of.prompts[row]] += float(logp[row].exp())
+    return estimate(list(sums.values()))
+
+
+def _new(policy: Scored, where: Bool[Tensor, " N"]) -> dict[str, Estimate] | None:
+    if not bool(where.any()):
+        return None
+    new = policy.only(where)
+    return {"token_ref_logp": new.token_mean(new.laws.ref_logp), "length": new.mean(new.length)}
