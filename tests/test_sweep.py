@@ -282,7 +282,7 @@ def test_the_page_escapes_names_and_has_no_script() -> None:
     text = page(found, results.rows(found), sweep="methods: {<b>: {}}")
     assert "<script" not in text and "<img src=x>" not in text and "<b>" not in text
     assert "&lt;script&gt;alert(1)" in text and "4 jobs done, 1 jobs failed" in text
-    assert text.count("<img src=") == 3  # frontier, reward and KL of the batches
+    assert text.count("<img src=") == 4  # points, frontier, reward and KL of the batches
     assert "http" not in text.replace("http-equiv", "").replace("data:image/svg+xml", "")
 
 

@@ -6,6 +6,7 @@ once per batch of rollouts. Everything is detached.
     rewards/chosen, /rejected, /margins   β·log π/π_ref summed over the response (a reward model: its scores); pair mean
     rewards/accuracies                    share of pairs with margin > 0 (a tie counts ½)
     logps/chosen, /rejected               Σ_t log π of the response, nats; pair mean
+    drift/chosen, /rejected               log π/π_ref, nats; mean over the tokens of these answers
     entropy, policy/kl_old                token mean; kl_old = KL(π_old‖π) as ϱ − 1 − log ϱ, ϱ = π/π_old
     clip_ratio/low, /high                 share of tokens (GSPO: of rows) whose ratio is beyond 1 ∓ clip and whose gain
                                           is cut there; CISPO: high is the share of tokens at the cap
@@ -25,10 +26,10 @@ Entropies, ratios and values are those of the first stream's rows.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokenward.masking import count, keep, row_sum
+from tokenward.masking import count, keep, row_sum, unit_sum
 from tokenward.objective.capped import Capped
 from tokenward.objective.fields import POLICY_FIELDS, whole_score
 from tokenward.objective.links import Clipped, ClippedSquare, Ratio
@@ -115,10 +116,21 @@ def _pair_metrics(term: PairTerm, batch: Batch, stats: TokenStats) -> dict[str, 
         "rewards/accuracies": (hits.sum(), number),
     }
     if isinstance(term.score, LogRatio) and stats.logp is not None:
-        total = row_sum(stats.logp, batch.mask)
+        total = unit_sum(row_sum(stats.logp, batch.mask), batch.unit)
         found["logps/chosen"] = (total[pairs[:, 0]].sum(), number)
         found["logps/rejected"] = (total[pairs[:, 1]].sum(), number)
+        found |= _drift(batch, stats, pairs)
     return found
+
+
+def _drift(batch: Batch, stats: TokenStats, pairs: Int[Tensor, "P 2"]) -> dict[str, Share]:
+    """log π/π_ref of a token of chosen and of rejected answers, where there is a reference."""
+    if stats.logp is None or stats.ref_logp is None:
+        return {}
+    total = unit_sum(row_sum(stats.logp - stats.ref_logp, batch.mask), batch.unit)
+    number = unit_sum(count(batch.mask, total.dtype), batch.unit)
+    sides = {"chosen": pairs[:, 0], "rejected": pairs[:, 1]}
+    return {f"drift/{name}": (total[rows].sum(), number[rows].sum()) for name, rows in sides.items()}
 
 
 def first_stream(batch: Batch) -> Bool[Tensor, "B T"]:

@@ -25,6 +25,9 @@ METRICS: dict[str, str] = {
     "entropy": "entropy (nats per token)",
     "completions/length": "length of samples (tokens)",
     "critic/vf_explained_var": "variance explained by the critic (share)",
+    "rewards/chosen": "β·Σ log π/π_ref of chosen (reward units)",
+    "reference/log_ratio": "Σ log π/π_ref of texts of the reference (nats)",
+    "reference/kl": "KL of the reference to the policy (nats)",
     "logps/chosen": "Σ log π of chosen (nats)",
     "logps/rejected": "Σ log π of rejected (nats)",
 }

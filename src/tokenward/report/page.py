@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenward.diagnose.lens.rows import TokenRow
 from tokenward.errors import InputError
-from tokenward.report import figures
+from tokenward.report import figures, health_section
+from tokenward.report.lens.beside import Links, write_beside
 from tokenward.report.records import ResultRecord, RunRecord, gather, number
 from tokenward.runlog import write_text
 
@@ -56,19 +57,19 @@ def write_page(folders: Sequence[str | Path], out: str | Path, *, title: str = "
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page(runs, results, title=title))
+        write_text(path, page(runs, results, title=title, links=write_beside(path, results)))
     except OSError as error:
         raise InputError(f"report: {path} cannot be written: {error.strerror}") from error
     return path
 
 
-def page(runs: Sequence[RunRecord], results: Sequence[ResultRecord], *, title: str) -> str:
-    """The whole page as text."""
+def page(runs: Sequence[RunRecord], results: Sequence[ResultRecord], *, title: str, links: Sequence[Links]) -> str:
+    """The whole page as text; `links` are, per result, the pages of all its texts token by token."""
     body = [f"<h1>{escape(title)}</h1>"]
-    for result in results:
-        body += _result(result, order=[run.name for run in runs])
+    for result, lenses in zip(results, links, strict=True):
+        body += _result(result, order=[run.name for run in runs], links=lenses)
     if runs:
-        body += _curves(runs)
+        body += [*_curves(runs), *health_section.section(runs)]
         body += ["<h2>Runs</h2>", _table(*_run_rows(runs)), *(_details(run) for run in runs)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -80,7 +81,7 @@ def page(runs: Sequence[RunRecord], results: Sequence[ResultRecord], *, title: s
     )
 
 
-def _result(result: ResultRecord, *, order: Sequence[str]) -> list[str]:
+def _result(result: ResultRecord, *, order: Sequence[str], links: Links) -> list[str]:
     """The sections of one result directory: table, frontier, search, credit."""
     summary = result.summary
     methods, search = _objects(summary.get("methods")), _objects(summary.get("search"))
@@ -103,7 +104,7 @@ def _result(result: ResultRecord, *, order: Sequence[str]) -> list[str]:
         body.append("<h2>Credit token by token</h2>")
         body += _areas(summary)
         for name, rows in result.credit.items():
-            body += _credit(name, rows)
+            body += _credit(name, rows, links[name])
     return body
 
 
@@ -124,7 +125,7 @@ def _areas(summary: Mapping[str, Any]) -> list[str]:
     return [f"<p>Area under the ROC curve for finding wrong tokens by low credit: {escape(' · '.join(found))}.</p>"]
 
 
-def _credit(name: str, rows: Sequence[TokenRow]) -> list[str]:
+def _credit(name: str, rows: Sequence[TokenRow], link: str) -> list[str]:
     """Texts whose tokens are colored by credit, on one scale for the file."""
     sizes = sorted(abs(value) for row in rows for value in row.values.get("credit", ()) if value is not None)
     top = sizes[int(0.95 * (len(sizes) - 1))] if sizes else 0.0
@@ -133,13 +134,16 @@ def _credit(name: str, rows: Sequence[TokenRow]) -> list[str]:
         f'<span class="scale"></span>+{top:.2f} reward units a token (the exact value shows when the pointer rests '
         'on it); <span class="wrong">underlined</span>: a token that is wrong.</p>'
     )
-    return [legend, *(_text(row, top or 1.0) for row in rows[:MOST_TEXTS])]
+    count = f"All {len(rows):,} texts" if len(rows) > MOST_TEXTS else "The texts"
+    further = f'<p><a href="{escape(link)}">{count} with every number, search and order</a></p>'
+    return [legend, further, *(_text(row, top or 1.0) for row in rows[:MOST_TEXTS])]
 
 
 def _text(row: TokenRow, top: float) -> str:
     wrong = row.wrong or ("",) * len(row.tokens)
+    credit = row.values.get("credit", (None,) * len(row.tokens))
     spans = []
-    for token, value, kind in zip(row.tokens, row.values["credit"], wrong, strict=True):
+    for token, value, kind in zip(row.tokens, credit, wrong, strict=True):
         if value is None:
             spans.append(f"<span>{escape(token)}</span>")
             continue

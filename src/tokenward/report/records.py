@@ -21,13 +21,14 @@ Number = int | float
 @final
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its directory's name, recipe, settings, printed recipe, and its updates in order."""
+    """One run: its directory's name, recipe, settings, printed recipe, its updates in order, and its other events."""
 
     name: str
     recipe: str
     settings: dict[str, Any]
     text: str
     updates: tuple[dict[str, Any], ...]
+    others: tuple[dict[str, Any], ...] = ()
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """(updates, values) of a metric, where it was logged as a finite number."""
@@ -108,15 +109,15 @@ def _run(path: Path, name: str) -> RunRecord:
             ) from error
         settings = settings if isinstance(settings, dict) else {}
     text = path / "recipe.txt"
-    updates = [
-        e for e in read(path / "events.jsonl") if isinstance(e.get("update"), int) and e.get("event") == "update"
-    ]
+    events = [e for e in read(path / "events.jsonl") if isinstance(e.get("update"), int)]
+    updates = [e for e in events if e.get("event") == "update"]
     return RunRecord(
         name=name,
         recipe=str(settings.get("recipe", name)),
         settings={str(key): value for key, value in settings.items()},
         text=text.read_text(encoding="utf-8") if text.is_file() else "",
         updates=tuple(updates),
+        others=tuple(e for e in events if e.get("event") != "update"),
     )
 
 

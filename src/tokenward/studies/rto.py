@@ -19,6 +19,7 @@ from tokenward.lab.worlds.world import World, default_world
 from tokenward.objective.recipe import Recipe
 from tokenward.objective.signal.placement import PlacementName
 from tokenward.recipes import Setting, build
+from tokenward.studies.gibbs import best_reward, reward_and_kl
 from tokenward.studies.rto_theory import chance_claims, guarantee_parts, query_parts
 from tokenward.studies.study import Claim, Figure, Series, Study
 from tokenward.studies.worlds import described, population, with_prompts
@@ -173,28 +174,13 @@ class _Point:
     frontier: float
 
 
-def _reward_and_kl(world: World, law: Float[Tensor, "X L"]) -> tuple[float, float]:
-    kl = (torch.xlogy(law, law) - torch.xlogy(law, world.ref)).sum(-1)
-    return float(world.weight @ (law * world.reward).sum(-1)), float(world.weight @ kl)
-
-
-def _ppo_at(world: World, kl: float) -> float:
-    """The reward of PPO's optimum whose KL to the reference is `kl`, by bisection in log β."""
-    low, high = -12.0, 12.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        law = exact.boltzmann(world.ref, world.reward, tau=2.0**middle)
-        low, high = (middle, high) if _reward_and_kl(world, law)[1] > kl else (low, middle)
-    return _reward_and_kl(world, exact.boltzmann(world.ref, world.reward, tau=2.0**high))[0]
-
-
 def _frontier_points(world: World, guide: Float[Tensor, "X L"]) -> list[_Point]:
     points = []
     for ratio in (0.0, 0.25, RATIO, 1.0, 2.0, 5.0):
         total = ratio * world.tau * (guide.log() - world.ref.log())
         law = exact.extrapolated(world.ref, total, reward=world.reward, beta=world.tau)
-        reward, kl = _reward_and_kl(world, law)
-        points.append(_Point(ratio, reward, kl, _ppo_at(world, kl)))
+        reward, kl = reward_and_kl(world, law)
+        points.append(_Point(ratio, reward, kl, best_reward(world, kl)))
     return points
 
 
@@ -219,7 +205,7 @@ def _frontier_figure(world: World, points: list[_Point]) -> Figure:
         x_label="KL to the reference (nats)",
         y_label="expected reward",
         series=(
-            Series("PPO's optimum at this KL", kls, [_ppo_at(world, kl) for kl in kls]),
+            Series("PPO's optimum at this KL", kls, [best_reward(world, kl) for kl in kls]),
             Series("RTO", [p.kl for p in guided], [p.reward for p in guided], style="points"),
         ),
         caption="Each point is RTO's optimum with another β_guide/β_kl (0.25, 0.6, 1, 2, 5; the more, the "

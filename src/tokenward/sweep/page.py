@@ -13,6 +13,7 @@ from tokenward.report.page import POLICY, STYLE
 from tokenward.report.study_figures import svg
 from tokenward.runlog import write_text
 from tokenward.studies.study import Figure, Series
+from tokenward.sweep import frontier as bands
 from tokenward.sweep.results import NUMBERS, Record, Row, by_label
 
 MOST_CURVES = len(COLORS)
@@ -28,7 +29,7 @@ def write_page(records: Sequence[Record], found: Sequence[Row], *, sweep: str, p
 def page(records: Sequence[Record], found: Sequence[Row], *, sweep: str) -> str:
     """The whole page as text; `sweep` is the text of the sweep's file."""
     body = ["<h1>tokenward sweep</h1>", f"<p>tokenward {escape(__version__)}; {_counts(records)}.</p>"]
-    for figure in (frontier(found), *learning(records)):
+    for figure in (frontier(found), bands.figure(records), *learning(records)):
         if figure.series:
             image = data_uri(svg(figure))
             words = f"<figcaption>{escape(figure.caption)}</figcaption>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -35,6 +35,9 @@ from tokenward.train.cast import cached_reference, optimizer, roles
 from tokenward.train.config import RunConfig
 from tokenward.train.critic_first import nothing_else
 from tokenward.train.fit import asks, check, facts, group_size, needs_probes, on_policy
+from tokenward.train.heldout import SEED, HeldOut, held_out
+from tokenward.train.partner import check_steps
+from tokenward.train.probe import Probe, make_probe
 from tokenward.train.runtime import Runtime
 from tokenward.train.samplers import policy_sampler, writers_beside
 from tokenward.train.settings import Settings
@@ -70,6 +73,8 @@ class Run:
     notes: tuple[str, ...]
     advice: tuple[Advice, ...]
     sentence_ends: frozenset[int] | None = None
+    heldout: HeldOut | None = None
+    probe: Probe | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -90,16 +95,20 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     recipe = build(settings.recipe, **settings.keywords)
     check(recipe, config)
     rewards.check(config.reward, timeout_s=config.reward_timeout_s)
+    rewards.check(config.eval_reward)
     tokenizer = vocabulary.tokenizer(config)
     cast = roles(recipe, config, runtime)
-    data = _data(recipe, config, tokenizer=tokenizer, context=cast.policy.context)
+    data = _data(recipe, config, tokenizer=tokenizer, context=cast.context)
+    check_steps(data, recipe, config)
     source: OfflineSource | RolloutSource | Beside
+    heldout: HeldOut | None = None
     if on_policy(recipe):
         rollouts = _rollouts(data, recipe, config, cast=cast)
+        heldout = None if config.eval_data is None else _held_out(data, recipe, config, rollouts=rollouts, cast=cast)
         source = with_demos(rollouts, recipe, config, tokenizer=tokenizer, context=cast.policy.context)
         per_pass = source.batches_per_pass * updates_per_batch(config)
     else:
-        source = _offline(data, recipe, config, context=cast.policy.context)
+        source = _offline(data, recipe, config, context=cast.context)
         per_pass = source.updates_per_pass
         if config.ref == "cached":
             cast = cached_reference(cast, source, config)
@@ -108,9 +117,12 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
         raise InputError("\n".join(wrong))
     lines = _notes(recipe, settings, data, cast, per_pass=per_pass, total=total)
     advice = advise(recipe, facts=facts(recipe, config, examples=data.examples))
-    inputs, made = _inputs(config, data, source), optimizer(cast, config)
+    inputs, made = _inputs(config, data, source, heldout), optimizer(cast, config)
     ends = sentence_ends(data.encoder, characters=config.sentence_ends) if "segment" in recipe.needs else None
-    return Run(settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice, ends)
+    probe = make_probe(data, config, roles=cast)
+    return Run(
+        settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice, ends, heldout, probe
+    )
 
 
 def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits:
@@ -205,11 +217,26 @@ def _episodes(sampler: GenerateSampler, config: RunConfig, encoder: Encoder) -> 
     )
 
 
-def _inputs(config: RunConfig, data: Dataset, source: Source) -> dict[str, str]:
+def _held_out(data: Dataset, recipe: Recipe, config: RunConfig, *, rollouts: RolloutSource, cast: Roles) -> HeldOut:
+    """The held-out prompts, with a sampler whose random numbers are not those of training."""
+    apart, encoder = replace(config, seed=config.seed + SEED), data.encoder
+    return held_out(
+        config,
+        sampler=_episodes(policy_sampler(cast.policy, apart, encoder), apart, encoder),
+        reward=rollouts.reward,
+        tokenizer=encoder.tokenizer,
+        limits=_limits(recipe, config, context=cast.policy.context),
+        pad_id=encoder.pad,
+        device=str(cast.policy.device),
+    )
+
+
+def _inputs(config: RunConfig, data: Dataset, source: Source, heldout: HeldOut | None) -> dict[str, str]:
     """Hashes of what the run reads: the data, and the models in their roles."""
     models = {name: load.fingerprint(path) for name, path in vocabulary.models(config).items()}
     demos = {"demos": source.demos.data.data_hash} if isinstance(source, Beside) else {}
-    return {"data": data.data_hash, **demos, **models}
+    held = {} if heldout is None else {"eval_data": heldout.data_hash}
+    return {"data": data.data_hash, **demos, **held, **models}
 
 
 def _notes(

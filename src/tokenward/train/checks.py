@@ -22,8 +22,10 @@ def _reference(run: Run, batch: Batch) -> list[str]:
         return []
     gap, limit = run.roles.step0_gap(batch), run.roles.step0_tolerance()
     kind = run.roles.reference_kind()
-    if run.config.ref not in (None, "copy", "adapter", "cached", run.config.model):
-        return [f"reference {run.config.ref}: largest |log π/π_ref| of a token at the start {gap:.3g}"]
+    started = ((run.config.ref, run.config.model), (run.config.partner_ref, run.config.partner))
+    others = [path for path, own in started if path not in (None, "copy", "adapter", "cached", own)]
+    if others:
+        return [f"reference {' and '.join(map(str, others))}: largest |log π/π_ref| of a token at the start {gap:.3g}"]
     if not gap <= limit:
         raise RunError(
             f"at the start the policy differs from its reference ({kind}) by {gap:.3g} nats at a token, "

@@ -14,7 +14,7 @@ from tokenward.ranges import Range
 T = TypeVar("T")
 Scalar = str | int | float | None
 
-GROUPS = ("model", "roles", "data", "rollout", "optimizer", "runtime", "log")
+GROUPS = ("model", "roles", "data", "rollout", "held out", "optimizer", "runtime", "log")
 
 
 def option(
@@ -44,7 +44,18 @@ class RunConfig:
     lora_alpha: float | None = option(None, "LoRA scale (absent: 2 × rank)", group="model", above=0)
     lora_targets: str | None = option(None, "module names with adapters, comma separated", group="model")
 
+    partner: str | None = option(
+        None, "second model of a pipeline: what wrote the steps whose actor is partner",
+        group="model", used="offline",
+    )  # fmt: skip
+    learns: Literal["both", "model", "partner"] = option(
+        "both", "which of model and partner is trained", group="model", used="offline"
+    )
+
     ref: str | None = option(None, "reference model (absent: the model as loaded)", group="roles")
+    partner_ref: str | None = option(
+        None, "reference of the partner (absent: the partner as loaded)", group="roles", used="offline"
+    )
     guide: str | None = option(None, "guide model of rto, drto, distill: for example a DPO run's model/", group="roles")
     guide_ref: str | None = option(None, "reference of the guide (absent: the reference)", group="roles")
     critic: str | None = option(None, "critic: shared (a head on the policy), own (a copy) or DIR", group="roles")
@@ -103,6 +114,20 @@ class RunConfig:
         "trainer", "whose log-probs the ratio divides by", group="rollout", used="rollouts"
     )
 
+    eval_data: str | None = option(
+        None, "held-out prompts: the policy is measured on them as it trains, the best one is kept in best/",
+        group="held out", used="rollouts",
+    )  # fmt: skip
+    eval_reward: str | None = option(
+        None, "reward of held-out completions (absent: reward)", group="held out", used="rollouts"
+    )
+    eval_every: int = option(50, "updates between measurements", group="held out", least=1, used="rollouts")
+    eval_prompts: int = option(128, "prompts, the first of the file", group="held out", least=2, used="rollouts")
+    eval_samples: int = option(1, "completions of each", group="held out", least=1, used="rollouts")
+    eval_beta: float = option(
+        0.0, "the best has the largest held-out reward − eval_beta·KL", group="held out", least=0, used="rollouts"
+    )
+
     learning_rate: float = option(1e-5, "learning rate of the policy", group="optimizer", above=0)
     critic_learning_rate: float | None = option(
         None, "learning rate of an own critic and of value and score heads (absent: learning_rate)",
@@ -133,6 +158,10 @@ class RunConfig:
 
     out: str = option("", "run directory", group="log")
     log_every: int = option(10, "updates between printed lines where there is no terminal", group="log", least=1)
+    probe_samples: int = option(
+        0, "texts of the reference, made at the start, that show its KL to the policy (0: none)", group="log", least=0
+    )
+    probe_every: int = option(10, "updates between looks at these texts", group="log", least=1)
     save_every: int = option(100, "updates between checkpoints (0: only when interrupted)", group="log", least=0)
     keep_checkpoints: int = option(2, "newest checkpoints kept", group="log", least=1)
 

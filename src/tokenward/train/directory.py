@@ -1,4 +1,4 @@
-"""A run directory: config.yaml, recipe.txt, environment.json, events.jsonl, checkpoints/step-N/, model/."""
+"""A run directory: config.yaml, recipe.txt, environment.json, events.jsonl, checkpoints/step-N/, model/ (partner/)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tokenward import __version__
 from tokenward.errors import InputError
 from tokenward.models.cache import RefCache
 from tokenward.models.save import save_policy, save_reward_model
+from tokenward.models.value_head import FILE as VALUE_HEAD
+from tokenward.models.value_head import save_value_head
 from tokenward.recipes import maker
 from tokenward.runlog import write_json, write_text
 from tokenward.train import checkpoint
@@ -105,10 +107,14 @@ def load(run: Run, saved: Saved) -> Place:
 
 
 def finish(run: Run) -> Path:
-    """Write model/ (and critic/ where the critic has its own trunk); every name appears when it is whole."""
+    """Write model/, before it partner/ and the critic/ that has its own trunk; a name appears when it is whole."""
+    if run.roles.partner is not None:
+        save_policy(run.roles.partner.policy, run.tokenizer, run.out / "partner", adapter="partner-adapter")
     if run.roles.critic is not None:
         save_reward_model(run.roles.critic, run.tokenizer, run.out / "critic")
     scores = "model_score" in run.recipe.needs
+    if run.roles.policy.value_head is not None and not scores:
+        save_value_head(run.roles.policy, run.out / VALUE_HEAD)
     write = save_reward_model if scores else save_policy
     return write(run.roles.policy, run.tokenizer, run.out / "model")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Scored
+from tokenward.data.tokenize import Demonstration, Example, Labeled, Pair, Scored, StepPair
 from tokenward.errors import InputError
 from tokenward.objective.advice import Facts, advise, errors
 from tokenward.objective.fields import GIVEN_BY, POLICY_FIELDS
@@ -17,6 +17,8 @@ from tokenward.objective.updates import ConstrainedStep
 from tokenward.train.beside import without_demos
 from tokenward.train.config import OPTIONS, RunConfig
 from tokenward.train.critic_first import without_critic
+from tokenward.train.partner import without_partner
+from tokenward.train.probe import without_probe
 from tokenward.train.samplers import reads_reference
 from tokenward.train.settings import without_use
 
@@ -45,7 +47,7 @@ def facts(recipe: Recipe, config: RunConfig, *, examples: Sequence[Example] = ()
     """What advice asks about, as the settings and the rows of the data tell it."""
     lengths = {n for example in examples for n in _lengths(example)}
     if not on_policy(recipe):
-        return Facts(lengths=_equal(lengths), labels=_labels([e for e in examples if isinstance(e, Pair)]))
+        return Facts(lengths=_equal(lengths), labels=_labels([e for e in examples if isinstance(e, Pair | StepPair)]))
     return Facts(
         lengths="equal" if config.max_new_tokens == 1 else None,
         group=group_size(recipe, config),
@@ -59,14 +61,15 @@ def facts(recipe: Recipe, config: RunConfig, *, examples: Sequence[Example] = ()
 def check(recipe: Recipe, config: RunConfig) -> None:
     """Raise every mismatch of recipe and settings at once, before anything is read."""
     kinds = frozenset(stream.kind for stream in recipe.streams)
-    sampled = {"ref_logp"} if reads_reference(recipe) else set()
+    sampled = {"ref_logp"} if reads_reference(recipe) or config.eval_data is not None else set()
     wrong = without_use(config, kinds=kinds, needs=recipe.needs | sampled)
-    wrong += _streams(recipe) + _laws(recipe, config)
+    wrong += _streams(recipe) + _laws(recipe, config) + without_partner(recipe, config)
     wrong += [asks(recipe, name) for name in _absent(recipe, config)]
     if config.ref == "adapter" and not config.lora_rank:
         wrong.append("ref = adapter asks for the policy with its adapters off: give --lora-rank, or leave --ref out")
     if config.ref == "cached" and (on_policy(recipe) or needs_probes(recipe) or "kl_ref" in recipe.needs):
         wrong.append("ref = cached serves recipes that read ref_logp of the rows of a file alone: leave --ref out")
+    wrong += without_probe(config)
     if on_policy(recipe):
         wrong += _rollout_sizes(recipe, config)
         wrong += without_demos(recipe, config) + without_critic(recipe, config)
@@ -174,7 +177,7 @@ def _equal(lengths: set[int]) -> Literal["equal", "ragged"] | None:
     return None if not lengths else "equal" if len(lengths) == 1 else "ragged"
 
 
-def _labels(pairs: Sequence[Pair]) -> Literal["hard", "soft"] | None:
+def _labels(pairs: Sequence[Pair | StepPair]) -> Literal["hard", "soft"] | None:
     if not pairs:
         return None
     return "hard" if all(pair.target in (None, 0.0, 1.0) for pair in pairs) else "soft"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import final
 
+from tokenward.objective.health.watch import Watch, warning
 from tokenward.runlog import RunLog
 from tokenward.train.progress import Progress
 from tokenward.train.update import Outcome
@@ -14,10 +15,13 @@ from tokenward.train.update import Outcome
 
 @final
 class Journal:
-    """Gathers the numbers of an update (timings, notes of its batch) and writes them as one event."""
+    """Gathers the numbers of an update (timings, notes of its batch) and writes them as one event.
 
-    def __init__(self, log: RunLog, progress: Progress) -> None:
-        self._log, self._progress = log, progress
+    What the checks of health find bad is a `warning` event and a line, once a run and check.
+    """
+
+    def __init__(self, log: RunLog, progress: Progress, watch: Watch) -> None:
+        self._log, self._progress, self.watch = log, progress, watch
         self._notes: dict[str, object] = {}
         self._seconds: dict[str, float] = {}
         self.last: dict[str, object] = {}
@@ -49,3 +53,15 @@ class Journal:
         self._notes, self._seconds, self.last = {}, {}, event
         self._log.append(event)
         self._progress.update(number, event)
+        self._warn(number, event)
+
+    def held_out(self, number: int, numbers: Mapping[str, float]) -> None:
+        """The event of an evaluation on held-out prompts after an update."""
+        event: dict[str, object] = {"event": "eval", "update": number, **numbers}
+        self._log.append(event)
+        self._warn(number, event)
+
+    def _warn(self, number: int, event: Mapping[str, object]) -> None:
+        for found in self.watch.see(event):
+            self._log.append(warning(found, update=number))
+            self.say(f"warning at update {number}: {found.check.name}: {found.text}")

@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenward.data.sentences import with_sentences
+from tokenward.objective.health.metrics import health_metrics
 from tokenward.objective.metrics import batch_metrics
 from tokenward.objective.shares import reward_shares
 from tokenward.objective.signal.stage_metrics import stage_metrics
 from tokenward.train import directory
 from tokenward.train.assemble import Run
+from tokenward.train.best import look
 from tokenward.train.checks import first_batch
 from tokenward.train.config import RunConfig, Scalar
 from tokenward.train.journal import Journal
 from tokenward.train.next_batch import next_batch
 from tokenward.train.opened import Opened, fresh, resumed
+from tokenward.train.probe import probed
 from tokenward.train.progress import Show
 from tokenward.train.runtime import Interrupted, StopRequest
 from tokenward.train.schedule import minis, rate, set_rate
@@ -39,6 +42,7 @@ class Result:
 def train(live: Opened) -> Result:
     """Update until the run's length is reached, then write the model."""
     run, place, journal, start = live.run, live.place, live.journal, time.monotonic()
+    look(run, place, journal)
     while place.update < run.total:
         if place.piece is None:  # otherwise resumed within a batch
             place.piece, place.done = begin(run, place, journal), 0
@@ -48,12 +52,14 @@ def train(live: Opened) -> Result:
             share = rate(run.config, update=place.update, total=run.total)
             set_rate(run.optimizer, share)
             with journal.timing("update"):
+                journal.note(probed(run.probe, run.roles, update=place.update))
                 outcome = live.step(piece.rows(index))
             place.update, place.done = place.update + 1, place.done + 1
             if place.done == len(rows):
                 place.piece = None
                 run.source.update(run.roles.policy)  # fresh weights to the sampler
             journal.update(place.update, outcome, learning_rate=share * run.config.learning_rate)
+            look(run, place, journal)
             pause(run, place, live.stop)
     return Result(directory.finish(run), place.update, journal.last, time.monotonic() - start)
 
@@ -68,13 +74,14 @@ def begin(run: Run, place: Place, journal: Journal) -> Piece:
         frozen = run.roles.frozen(batch, run.recipe.needs)  # no gradient, only what the recipe needs
     if place.update == 0:
         journal.say(*first_batch(run, batch, frozen))
+    healthy = health_metrics(batch, frozen)
     if run.config.old_logp == "sampler":
         frozen = replace(frozen, old_logp=batch.sampler_logp)
     # on whole groups, and with what the steps remember
     signals, place.memory = run.recipe.signal_after(batch, frozen, place.memory, total=run.runtime.total)
     place.batches += 1
     told = batch_metrics(batch, frozen, signals) | stage_metrics(run.recipe, batch, frozen, place.memory)
-    journal.note(told | reward_shares(run.recipe, batch, frozen) | run.source.metrics())
+    journal.note(told | healthy | reward_shares(run.recipe, batch, frozen) | run.source.metrics())
     return Piece(batch, frozen, signals)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import final
 
 from tokenward.errors import InputError
+from tokenward.objective.health.watch import Watch
 from tokenward.objective.updates import ConstrainedStep
-from tokenward.runlog import RunLog
+from tokenward.runlog import RunLog, read
 from tokenward.train import checkpoint, directory
 from tokenward.train.assemble import Run, assemble
 from tokenward.train.config import RunConfig, Scalar
@@ -108,6 +109,6 @@ def _told(run: Run, place: Place, show: Show) -> Iterator[Journal]:
         again = [f"resuming at update {place.update}"] if place.update else []
         for line in (*run.notes, *map(str, run.advice), *again):
             watch.say(line)
-        yield Journal(log, watch)
+        yield Journal(log, watch, Watch(read(log.path) if log.path.exists() else ()))
     finally:
         watch.close()

@@ -130,6 +130,7 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
     rollouts = "rollouts" in kinds
     idle = {name for name, f in OPTIONS.items() if f.metadata["used"] == ("offline" if rollouts else "rollouts")}
     reads = {"ref": {"ref_logp", "kl_ref"}, "guide": {"guide_logp"}, "guide_ref": {"guide_ref_logp"}}
+    reads["partner_ref"] = {"ref_logp"}
     idle |= {name for name, fields in reads.items() if not fields & needs}
     if not needs & {"value", "old_value"}:
         idle |= {"critic", "critic_warmup"}
@@ -147,8 +148,16 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
         idle.add("reward")
     if config.environment is None:
         idle |= {"max_turns", "environment_seconds"}
+    if not needs & {"ref_logp", "kl_ref"}:
+        idle |= {"probe_samples", "probe_every"}
+    if not config.probe_samples:
+        idle.add("probe_every")
+    if config.eval_data is None:
+        idle |= {"eval_reward", "eval_every", "eval_prompts", "eval_samples", "eval_beta"}
     if "demos" not in kinds:
         idle |= {"demos", "demo_rows"}
+    if config.partner is None:
+        idle |= {"partner_ref", "learns"}
     if not config.lora_rank:
         idle |= {"lora_alpha", "lora_targets"}
     return [
@@ -170,6 +179,8 @@ def _unread(name: str, kinds: frozenset[str]) -> str:
 
 _ABSENT = {
     "ref": "the recipe reads no reference",
+    "partner_ref": "no partner is given, or the recipe reads no reference",
+    "learns": "there is no second model (partner)",
     "guide": "the recipe reads no guide",
     "guide_ref": "the recipe reads no reference of a guide",
     "critic": "the recipe has no critic",
@@ -182,6 +193,11 @@ _ABSENT = {
     "reward": "the recipe reads no score",
     "max_turns": "no environment is given",
     "environment_seconds": "no environment is given",
+    **dict.fromkeys(
+        ("eval_reward", "eval_every", "eval_prompts", "eval_samples", "eval_beta"), "there are no held-out prompts"
+    ),
+    "probe_samples": "the recipe reads no reference",
+    "probe_every": "there is no probe (probe_samples = 0), or no reference",
     "lora_alpha": "no adapters are trained (lora_rank = 0)",
     "lora_targets": "no adapters are trained (lora_rank = 0)",
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tokenward.data.collate import split
 from tokenward.errors import RunError
 from tokenward.models.roles import Roles
+from tokenward.objective.health.metrics import ratio_tail
 from tokenward.objective.metrics import fields_logged, step_maxima, step_metrics
 from tokenward.objective.recipe import Recipe
 from tokenward.train import coupled
@@ -139,7 +140,8 @@ class Learner:
         tally.share("loss", loss, of=torch.ones(()))
         for name, value in sums.items():
             tally.share(f"terms/{name}", value, of=weights[name])
-        for name, (value, weight) in step_metrics(self.recipe, piece.batch, stats, piece.signal).items():
+        told = step_metrics(self.recipe, piece.batch, stats, piece.signal) | ratio_tail(piece.batch, stats)
+        for name, (value, weight) in told.items():
             tally.add(name, value, weight)
         for name, value in step_maxima(piece.batch, stats).items():
             tally.largest(name, value)

@@ -11,7 +11,7 @@ from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.train.config import RunConfig
 
-ROLES = ("ref", "guide", "guide_ref", "critic")
+ROLES = ("ref", "partner", "partner_ref", "guide", "guide_ref", "critic")
 _WORDS = (None, "shared", "own", "copy", "adapter", "cached")
 
 

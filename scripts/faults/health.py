@@ -1,0 +1,27 @@
+"""Faults in the checks of a run's health, in what is kept as its best, and in frontiers."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+HEALTH_TESTS, FRONTIER = ("tests/test_health.py",), ("tests/test_frontier.py",)
+HEALTH = [
+    Fault("src/tokenward/objective/health/watch.py", "self._said |= {found.check.name for found in new}",
+          "self._said |= set()", "a warning comes with every update", HEALTH_TESTS),
+    Fault("src/tokenward/objective/health/history.py", "return min(falls)", "return max(falls)",
+          "one unlucky measurement is over-optimization", HEALTH_TESTS),
+    Fault("src/tokenward/objective/health/metrics.py", "torch.where(mask, tokens * power[place], 0)", "torch.where(mask, tokens, 0)",
+          "texts with the same words in another order are the same", HEALTH_TESTS),
+    Fault("src/tokenward/objective/health/metrics.py", "gram = torch.where(inside, gram, _BASE).sort(-1).values", "gram = gram.sort(-1).values",
+          "what a text copies from its prompt is its own repetition", HEALTH_TESTS),
+    Fault("src/tokenward/train/heldout.py", "            self.sampler.load_state(self.start)\n", "",
+          "each measurement draws other random numbers: a resumed run measures differently", HEALTH_TESTS),
+    Fault("src/tokenward/train/best.py", 'found["eval/objective"] > kept["eval/objective"]', 'found["eval/objective"] < kept["eval/objective"]',
+          "the first model stays the best", HEALTH_TESTS),
+    Fault("src/tokenward/diagnose/health/overoptimization.py", "[d, -d * _slowed(d, form)]", "[d, -_slowed(d, form)]",
+          "the fitted curve is not the published one", HEALTH_TESTS),
+    Fault("src/tokenward/diagnose/measures/frontier.py", "inside = (left <= k) & (k < right)", "inside = left <= k",
+          "a frontier goes on where nothing was measured", FRONTIER),
+    Fault("src/tokenward/lab/optima/best_of_n.py", "law / same * (", "law * (",
+          "answers that tie share nothing", FRONTIER),
+]  # fmt: skip

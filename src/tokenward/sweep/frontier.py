@@ -1,0 +1,37 @@
+"""The frontier of each method of a sweep: what its places of the grid reach together, with a bootstrap band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenward.diagnose.measures.frontier import Band, Measured, band
+from tokenward.studies.study import Figure, Series
+from tokenward.sweep.plan import START
+from tokenward.sweep.results import Record, by_label, table
+
+
+def measured(records: Sequence[Record]) -> dict[str, list[Measured]]:
+    """The policies of each method with two or more; the start model is one of every method's."""
+    found: dict[str, list[Measured]] = {}
+    for same in by_label(records).values():
+        found.setdefault(same[0]["method"], []).append(Measured(table(same, "reward"), table(same, "kl")))
+    start = found.pop(START, [])
+    return {method: [*start[:1], *points] for method, points in found.items() if len(points) > 1}
+
+
+def bands(records: Sequence[Record]) -> dict[str, Band]:
+    """The frontier of each method, each as far as its own KL."""
+    return {method: band(points) for method, points in measured(records).items()}
+
+
+def figure(records: Sequence[Record]) -> Figure:
+    """The bands over KL; nothing to draw where no method has two places."""
+    series = [
+        Series(name.replace("$", r"\$").replace("_", " "), one.kl, one.reward, low=one.low, high=one.high)
+        for name, one in bands(records).items()
+    ]
+    caption = (
+        "The largest reward at KL ≤ k on a chord between policies of a method (start model included): what a coin "
+        "between two of them reaches at least. Bands: 95 % bootstrap over prompts and seeds."
+    )
+    return Figure("bands", "Frontier of each method", "KL (nats)", "reward", tuple(series), caption)
