@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -224,3 +225,14 @@ def test_a_report_never_loads_a_model():
     code = "import tokenward.report.page, sys; print('transformers' in sys.modules, 'tokenward.models' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_all_texts_stand_on_a_page_beside_the_report(tmp_path):
+    folders = [result_folder(tmp_path / "one" / "demo"), result_folder(tmp_path / "two" / "demo")]
+    rows = [TokenRow("p", ("a",), {"value": (1.0,)}), *[TokenRow("p", ("a",), {"credit": (1.0,)})] * 12]
+    write_rows(folders[1] / "credit <b>.jsonl", rows)
+    page = Page(write_page(folders, tmp_path / "out" / "my page.html"))
+    links = [unquote(a["href"]) for a in page.all("a")]
+    assert links == [f"my page_{name}.html" for name in ("1_credit_dpo", "2_credit <b>", "2_credit_dpo")]
+    assert all("<title>demo: credit" in (tmp_path / "out" / link).read_text(encoding="utf-8") for link in links)
+    assert page.text.count("All 13 texts with every number") == 1 and page.text.count("The texts with every") == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,6 +10,7 @@ from tokenward.data.collate import rollouts_batch
 from tokenward.diagnose.measures.intervals import Area, area
 from tokenward.models import frozen
 from tokenward.models.forward import Scorer
+from tokenward.rollout.rewards.text import completion_text, token_ends
 from tokenward.types import Rollout
 
 FIELDS = frozenset({"logp"})
@@ -59,21 +60,26 @@ def finds(
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> tuple[str, ...]:
-    """The text of each response token, so that they read as the text when put together; end tokens by their name."""
-    found: list[str] = []
-    ids = [*rollout.prompt_tokens]
-    before = _text(tokenizer, ids)
-    special = set(tokenizer.all_special_ids)
-    for token in rollout.response_tokens:
-        ids.append(token)
-        if token in special:
+    """The text of each response token, so that they read as the text when put together; end tokens by their name.
+
+    A character whose bytes several tokens write is the last one's, the others are "". Linear in the length, but for
+    tokenizers whose decoder looks further back than four tokens (`token_ends`).
+    """
+    special = silent(rollout.response_tokens, control=set(tokenizer.all_special_ids))
+    spoken = [token for place, token in enumerate(rollout.response_tokens) if place not in special]
+    text = completion_text(tokenizer, rollout.prompt_tokens, spoken)
+    ends = iter(token_ends(tokenizer, rollout.prompt_tokens, spoken))
+    found, start = [], 0
+    for place, token in enumerate(rollout.response_tokens):
+        if place in special:
             found.append(str(tokenizer.convert_ids_to_tokens(token)))
             continue
-        after = _text(tokenizer, ids)
-        found.append(after[len(before) :] if after.startswith(before) else str(tokenizer.decode([token])))
-        before = after
+        end = next(ends)
+        found.append(text[start:end])
+        start = end
     return tuple(found)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def silent(tokens: Sequence[int], *, control: Collection[int]) -> frozenset[int]:
+    """The places of the tokens that write no text: control tokens (`Encoder.control`), the end token among them."""
+    return frozenset(place for place, token in enumerate(tokens) if token in control)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-from tokenward.errors import InputError
-from tokenward.runlog import write_text
+from tokenward.errors import InputError, RunError
 
 Number = float | None
 
@@ -39,7 +39,7 @@ MEANINGS: dict[str, Meaning] = {
     "value": Meaning("value", "reward", "V(s_t): what the critic expects from here on"),
     "reward": Meaning("token reward", "reward", "what the recipe's signal steps give at token t, shaping included"),
     "advantage": Meaning("advantage", "reward", "what the recipe's signal steps make of rewards and values (GAE, …)"),
-    "weight": Meaning("token weight", "loss", "−∂loss/∂log π(y_t|s_t): a push on the token, not credit"),
+    "weight": Meaning("token weight", "loss", "−∂(N·loss)/∂log π(y_t|s_t), N pairs (or rows): a push, not credit"),
 }
 
 
@@ -94,27 +94,51 @@ class TokenRow:
         return plain
 
 
-def write_rows(path: Path, rows: Iterable[TokenRow]) -> None:
-    """One JSON object per text; a number that is not finite is refused."""
-    lines = [json.dumps(row.as_json(), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def write_rows(path: Path, rows: Iterable[TokenRow]) -> int:
+    """One JSON object per text, written as the rows come; the file appears when it is whole. How many there were."""
+    draft, count = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                file.write(_line(row))
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
 
 
 def read_rows(path: Path) -> list[TokenRow]:
     """The rows of such a file; the first that is none is named by its line."""
-    return list(_read(path))
+    return list(iter_rows(path))
 
 
-def _read(path: Path) -> Iterator[TokenRow]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line:
-            continue
-        try:
-            yield _row(json.loads(line))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise InputError(f"{path}:{number}: not a text token by token (prompt, tokens, values): {error}") from error
+def iter_rows(path: Path) -> Iterator[TokenRow]:
+    """The same, one at a time: a file of many texts is never held whole."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _row(json.loads(line))
+            except InputError as error:
+                raise InputError(f"{path}:{number}: {error}") from error
+            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+                raise InputError(
+                    f"{path}:{number}: not a text token by token (prompt, tokens, values): {error}"
+                ) from error
+
+
+def _line(row: TokenRow) -> str:
+    """The row as one line; a number that is not finite is refused by its place."""
+    try:
+        return json.dumps(row.as_json(), ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        bad = [name for name, column in row.values.items() if not all(x is None or math.isfinite(x) for x in column)]
+        bad += [name for name, total in row.totals.items() if not math.isfinite(total)]
+        raise RunError(f"{row.where or 'a text'}: {', '.join(bad) or 'a number'} is NaN or infinite") from error
 
 
 def _row(plain: dict[str, Any]) -> TokenRow:

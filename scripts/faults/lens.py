@@ -1,0 +1,33 @@
+"""Faults in the token lens: which token a number is of, in which unit, and which errors are marked."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+HERE = "src/tokenward/diagnose/lens"
+ROWS = ("tests/test_lens.py",)
+SPANS = ("tests/test_lens_spans.py",)
+COMMAND = ("tests/test_lens_command.py",)
+
+LENS = [
+    Fault(f"{HERE}/columns.py", '{"credit": beta * found["ratio"]}', '{"credit": found["ratio"]}',
+          "credit in nats, without its β", ROWS),
+    Fault(f"{HERE}/columns.py", "rows = (actor == number).nonzero()", "rows = (actor >= number).nonzero()",
+          "the last model of a pipeline speaks about the others' texts", ROWS),
+    Fault(f"{HERE}/recipe_values.py", 'found["weight"] = units(batch) * recipe', 'found["weight"] = recipe',
+          "token weights shrink as the texts get more", ROWS),
+    Fault(f"{HERE}/token_rows.py", "start, size = len(text.prompt.tokens), len", "start, size = len(text.prompt.tokens) - 1, len",
+          "every number of the lens stands one token late", ROWS),
+    Fault(f"{HERE}/token_rows.py", "_short(x) if own else None for x", "_short(x) for x",
+          "tokens of an environment have numbers", ROWS),
+    Fault(f"{HERE}/spans.py", "if not character.isspace()]", "]",
+          "white space that a tokenizer changes hides marked errors", SPANS),
+    Fault(f"{HERE}/spans.py", '"" if number in silent else', "",
+          "the name of an end token is read as text of the answer", SPANS),
+    Fault(f"{HERE}/texts.py", 'if row.get("finish") == "length" and', "if False and",
+          "a text that was cut is read back with an end token", ROWS),
+    Fault(f"{HERE}/request.py", "not name.removeprefix", "False and not name.removeprefix",
+          "credit overwrites what it did not make", COMMAND),
+    Fault("src/tokenward/models/likely.py", "batch.mask[row].nonzero().squeeze(-1)", "batch.mask[row].nonzero().squeeze(-1) + 1",
+          "alternatives are those of the next token", ROWS),
+]  # fmt: skip

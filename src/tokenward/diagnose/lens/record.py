@@ -1,0 +1,211 @@
+"""Credit of a file's texts as files: credit.jsonl, a row for each text, and credit.json, what the numbers are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+
+from tokenward import __version__
+from tokenward.data.tokenize import Limits
+from tokenward.diagnose.lens.batches import batch_of, recipe_batch
+from tokenward.diagnose.lens.columns import Models, columns_of
+from tokenward.diagnose.lens.recipe_values import Method, recipe_columns, units
+from tokenward.diagnose.lens.request import Meant, Request, claim, meant
+from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, write_rows
+from tokenward.diagnose.lens.texts import Given, Text, by_prompt, read, scored, texts
+from tokenward.diagnose.lens.token_rows import token_rows
+from tokenward.diagnose.lens.voices import Cast, cast
+from tokenward.models import load
+from tokenward.models.likely import Candidate, likely
+from tokenward.objective.recipe import Recipe
+from tokenward.rollout import rewards
+from tokenward.runlog import write_json
+from tokenward.types import Batch, take
+
+BLOCK = 256  # examples whose tensors are held at once
+FORMAT = "tokenward credit 1"
+
+
+@final
+@dataclass(frozen=True)
+class Written:
+    """Where the rows lie, how many there are, and lines that say what they are."""
+
+    folder: Path
+    texts: int
+    notes: tuple[str, ...]
+
+
+def credit(request: Request, *, recipe: Recipe | None = None, show: Literal["lines", "none"] = "lines") -> Written:
+    """Write credit.jsonl and credit.json of a request; `recipe` adds its rewards, advantages and token weights.
+
+    Texts pass in micro-batches and are written as they come (a recipe's rewards and advantages are of all texts at
+    once, so there the numbers of all of them are held, never logits). `show`: progress on stderr.
+    """
+    start = time.monotonic()
+    asked = meant(request, has_recipe=recipe is not None)
+    rewards.check(request.reward, timeout_s=request.reward_timeout_s)
+    claim(Path(request.out))
+    tokenizer = load.tokenizer(asked.model)
+    limits = Limits(request.max_tokens, request.max_prompt_tokens)
+    given = read(request.data, tokenizer=tokenizer, split=request.split, limits=limits, limit=request.limit)
+    speakers = cast(request, asked, tokenizer=tokenizer, recipe=recipe)
+    given = _fitting(given, request, speakers, tokenizer)
+    if request.reward is not None:
+        given = scored(given, _judge(request, tokenizer))
+    seen = _Seen(show=show, of=len(given.examples))
+    rows = _rows(request, asked, given, speakers, recipe, seen)
+    folder = Path(request.out)
+    (folder / "credit.json").unlink(missing_ok=True)  # until it is written anew it would speak of other rows
+    count = write_rows(folder / "credit.jsonl", seen.counted(rows))
+    notes = _notes(request, asked, given, recipe, seen, count)
+    about = _about(request, asked, given, recipe, seen)
+    write_json(folder / "credit.json", {**about, "notes": notes, "seconds": round(time.monotonic() - start, 3)})
+    return Written(folder, count, tuple(notes))
+
+
+def _fitting(given: Given, request: Request, speakers: Cast, tokenizer: Any) -> Given:
+    """The texts cut to what the models can read, where no limit was given and one is longer."""
+    contexts = [c for c in speakers.contexts if c is not None]
+    longest = min(contexts, default=None)
+    if request.max_tokens is not None or longest is None:
+        return given
+    rows = texts(given, given.examples)
+    if all(len(text.prompt.tokens) + len(text.response.tokens) <= longest for text in rows):
+        return given
+    limits = Limits(longest, request.max_prompt_tokens)
+    return read(request.data, tokenizer=tokenizer, split=request.split, limits=limits, limit=request.limit)
+
+
+def _judge(request: Request, tokenizer: Any) -> rewards.Reward:
+    judge = rewards.judge(
+        request.reward, tokenizer=tokenizer, dtype=request.dtype, device=request.device,
+        timeout_s=request.reward_timeout_s,
+    )  # fmt: skip
+    assert judge is not None  # there is a spec
+    return judge
+
+
+def _rows(
+    request: Request, asked: Meant, given: Given, speakers: Cast, recipe: Recipe | None, seen: _Seen
+) -> Iterator[TokenRow]:
+    """The rows, block by block; a recipe's are one block."""
+    if recipe is not None and recipe.streams[0].kind == "rollouts":
+        given = by_prompt(given)
+    size = BLOCK if recipe is None else len(given.examples)
+    left = request.alternatives
+    for first in range(0, len(given.examples), size):
+        part = replace(given, examples=given.examples[first : first + size])
+        rows = texts(part, part.examples, first=first)
+        batch = batch_of(part.examples, pad_id=given.pad) if recipe is None else recipe_batch(recipe, part, rows)
+        said = columns_of(speakers.voices, batch, beta=asked.beta)
+        if recipe is not None:
+            method = Method(recipe, guide=speakers.guide, guide_ref=speakers.guide_ref)
+            said |= recipe_columns(method, batch, said=said, models=speakers.voices[0])
+            seen.units = units(batch)
+        seen.values = tuple(name for name in MEANINGS if name in said)
+        candidates = _candidates(speakers.voices, batch, rows[:left], top=request.top)
+        left -= len(candidates)
+        ordered = {name: said[name] for name in seen.values}
+        yield from token_rows(rows, batch, ordered, encoder=given.data.encoder, candidates=candidates)
+        seen.reached(first + len(part.examples), rows)
+
+
+def _candidates(voices: tuple[Models, ...], batch: Batch, rows: list[Text], *, top: int) -> list[list[list[Candidate]]]:
+    """The likeliest tokens at each place of the first texts, of the model that wrote each."""
+    found: list[list[list[Candidate]]] = []
+    for number, text in enumerate(rows):
+        models = voices[text.actor or 0]
+        alone = take(batch, torch.tensor([number]), width=max(int(batch.length[number]), 1))
+        found += likely(
+            models.policy, alone, top=top, reference=models.reference, temperature=models.temperature
+        )  # fmt: skip
+    return found
+
+
+@final
+@dataclass
+class _Seen:
+    """What is known once the rows have been made: counts, the values present, texts whose errors found no tokens."""
+
+    show: Literal["lines", "none"]
+    of: int
+    values: tuple[str, ...] = ()
+    units: int | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    unplaced: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def counted(self, rows: Iterator[TokenRow]) -> Iterator[TokenRow]:
+        """The rows, counted on their way."""
+        for row in rows:
+            self.counts["texts"] += 1
+            self.counts["tokens"] += int(row.totals["length"])
+            self.counts["with_alternatives"] += row.alternatives is not None
+            self.counts["wrong_tokens"] += 0 if row.wrong is None else sum(map(bool, row.wrong))
+            self.counts["with_errors_marked"] += row.wrong is not None
+            yield row
+
+    def reached(self, examples: int, rows: list[Text]) -> None:
+        """Say how far it is."""
+        marked = sum(text.spans is not None for text in rows)
+        self.counts["with_spans"] += marked
+        if self.show == "lines":
+            seconds = time.monotonic() - self.started
+            print(f"credit: {examples} of {self.of} rows, {seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, seen: _Seen, count: int) -> list[str]:
+    """What the numbers are of, one line each."""
+    against = "no reference" if asked.ref is None else f"reference {asked.ref}, β = {asked.beta:g}"
+    lines = [f"model {asked.model}, {against}"]
+    if asked.partner is not None:
+        lines.append(f"partner {asked.partner}, reference {asked.partner_ref}")
+    lines += asked.said
+    lines.append(f"{count} texts, {seen.counts['tokens']} tokens of {request.data} ({given.data.schema.name})")
+    if dropped := given.data.tally.summary():
+        lines.append(dropped)
+    if recipe is not None:
+        lines.append(f"recipe {recipe.name}: {seen.units} {_unit(given)} taken as one batch")
+    if (lost := seen.counts["with_spans"] - seen.counts["with_errors_marked"]) > 0:
+        lines.append(f"{lost} texts have marked errors that could not be placed: their tokens do not read as the text")
+    if (kept := seen.counts["with_alternatives"]) < count:
+        lines.append(f"alternatives are kept of the first {kept} texts" if kept else "no alternatives are kept")
+    return lines
+
+
+def _unit(given: Given) -> str:
+    return "pairs" if given.data.schema.kind == "pairs" else "texts"
+
+
+def _about(request: Request, asked: Meant, given: Given, recipe: Recipe | None, seen: _Seen) -> dict[str, Any]:
+    """The object of credit.json, but for its notes."""
+    models = {"model": asked.model, "ref": asked.ref, "critic": asked.critic, "partner": asked.partner}
+    models |= {"partner_ref": asked.partner_ref, "guide": request.guide, "guide_ref": request.guide_ref}
+    known = {name: path for name, path in models.items() if path is not None}
+    return {
+        "format": FORMAT,
+        "models": {name: {"path": path, "sha256": load.fingerprint(path)} for name, path in known.items()},
+        "beta": asked.beta,
+        "temperature": asked.temperature,
+        "reward": request.reward,
+        "recipe": None if recipe is None else {"name": recipe.name, "text": str(recipe), "units": seen.units},
+        "data": {
+            "source": given.data.source,
+            "sha256": given.data.data_hash,
+            "kind": given.data.schema.kind,
+            "rows": len(given.examples),
+            "dropped": dict(given.data.tally.dropped),
+        },
+        "counts": dict(seen.counts),
+        "values": {name: vars(MEANINGS[name]) for name in seen.values},
+        "versions": {"tokenward": __version__, **{n: metadata.version(n) for n in ("torch", "transformers")}},
+    }

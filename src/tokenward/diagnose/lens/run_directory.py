@@ -1,0 +1,84 @@
+"""What the directory of a finished run says of its model: where it lies, what it was held to, and how strongly."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import yaml
+
+from tokenward.errors import InputError
+from tokenward.models.value_head import FILE as VALUE_HEAD
+from tokenward.recipes import build, maker
+
+_POLICY_ITSELF = (None, "copy", "adapter", "cached")  # references that are the model as it was loaded
+_PULLS = ("beta", "beta_kl")  # keywords that hold a policy to its reference
+
+
+@final
+@dataclass(frozen=True)
+class Trained:
+    """A model and what it was trained with; None where the run has no such thing.
+
+    `keywords` are the recipe's as given, `beta` its pull to the reference. `critic` has a trunk of its own,
+    `value_head` is a file with the head of a critic on the policy's.
+    """
+
+    model: str
+    recipe: str | None = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+    beta: float | None = None
+    critic: str | None = None
+    value_head: str | None = None
+    partner: str | None = None
+    partner_reference: str | None = None
+    temperature: float = 1.0
+
+
+def trained(path: str) -> Trained:
+    """The model of a run directory with what its config.yaml says; any other path is a model of its own."""
+    folder = Path(path)
+    config = folder / "config.yaml"
+    if not config.is_file():
+        return Trained(path)
+    if not (folder / "model" / "config.json").is_file():
+        raise InputError(f"{path} is a run that has not written its model: go on with tokenward train --resume {path}")
+    settings = _settings(config)
+    name = str(settings.get("recipe", ""))
+    keywords = inspect.signature(maker(name)).parameters
+    given = {key: settings[key] for key in keywords if key in settings}
+    needs = build(name, **given).needs
+    ref, asked = settings.get("ref"), settings.get("model")
+    pull = next((key for key in _PULLS if key in keywords), None) if needs & {"ref_logp", "kl_ref"} else None
+    beta = None if pull is None else given.get(pull, keywords[pull].default)
+    partner, partner_ref = settings.get("partner"), settings.get("partner_ref")
+    return Trained(
+        model=str(folder / "model"),
+        recipe=name,
+        keywords=given,
+        reference=str(asked if ref in _POLICY_ITSELF else ref),
+        beta=float(beta) if beta else None,
+        critic=str(folder / "critic") if (folder / "critic" / "config.json").is_file() else None,
+        value_head=str(folder / VALUE_HEAD) if "old_value" in needs and (folder / VALUE_HEAD).is_file() else None,
+        partner=str(folder / "partner") if (folder / "partner" / "config.json").is_file() else None,
+        partner_reference=_text(partner if partner_ref in _POLICY_ITSELF else partner_ref),
+        temperature=float(settings.get("temperature") or 1.0),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{config}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{config}: must be lines of `key: value`, got {type(found).__name__}")
+    return found
