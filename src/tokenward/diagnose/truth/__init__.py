@@ -1,0 +1,1 @@
+"""Whether a number of each token finds the tokens that are wrong."""

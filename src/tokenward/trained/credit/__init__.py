@@ -1,0 +1,1 @@
+"""Is it credit? What implicit advantages find among wrong tokens that are known."""
