@@ -24,12 +24,15 @@ check: $(STAMP)
 test: check
 	$(BIN)/pytest -q -n 2 --dist loadscope -m slow tests
 
-# By hand, an hour or two: planted faults, kills, the full demo on five seeds, the figures of docs/ anew.
+# By hand, an hour or two: planted faults, kills, the full demo on five seeds, the figures of docs/ anew, and the page of
+# tokens driven in a browser, which needs a Chromium: on the PATH, or named by CHROMIUM.
 verify: $(STAMP)
 	$(BIN)/python scripts/mutate.py
 	$(BIN)/python scripts/kills.py
 	$(BIN)/python scripts/demo_seeds.py
 	$(BIN)/python scripts/figures.py
+	$(BIN)/pip install -q --disable-pip-version-check $(PIP_FLAGS) -e '.[browser]'
+	$(BIN)/python scripts/browser.py
 
 # What can be made again; the runs stay.
 clean:

@@ -15,6 +15,7 @@ from tokenward.cli import main as tokenward
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
+TRAINED = {"language-model": "language_model", "reference-runs": "reference"}  # studies that train: their folders
 
 
 def shown() -> set[str]:
@@ -37,7 +38,7 @@ def main() -> int:
     """Run the studies named, and put their figures in place."""
     from tokenward.studies import STUDIES
 
-    places = {name: origin(name, [*STUDIES, "language-model"]) for name in sorted(shown())}
+    places = {name: origin(name, [*STUDIES, *TRAINED]) for name in sorted(shown())}
     FIGURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for study in sorted({study for study, _ in places.values()}):

@@ -23,6 +23,7 @@ FOLDERS = (
     "objective",
     "objective/signal",
     "objective/advice",
+    "objective/health",
     "recipes",
     "lab",
     "lab/worlds",
@@ -41,13 +42,22 @@ FOLDERS = (
     "diagnose/data",
     "diagnose/lens",
     "diagnose/measures",
+    "diagnose/reference",
+    "diagnose/truth",
+    "diagnose/health",
     "studies",
     "report",
+    "report/lens",
     "demo",
     "sweep",
     "trained",
     "trained/language_model",
     "trained/agents",
+    "trained/credit",
+    "trained/reasoning",
+    "trained/reference",
+    "trained/search",
+    "trained/pipeline",
     "cli",
 )  # bottom to top
 SPEAKING = ("recipes", "studies", "cli", "objective/advice", "rollout/rewards")  # their __init__ holds code of its own
@@ -57,7 +67,7 @@ def first_sentence(path: Path) -> str:
     """The first sentence of a module's docstring, without its full stop."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     line = " ".join(text.split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z)\]`])[.](?: |$)", line)[0].rstrip(".")
+    return re.split(r"(?<=[a-z)\]`])(?<!et al)[.](?: |$)", line)[0].rstrip(".")
 
 
 def tree() -> str:

@@ -135,10 +135,9 @@ def test_every_picture_of_the_pages_is_a_figure_that_was_drawn():
     drawn = {path.stem for path in figures.FIGURES.glob("*.svg")}
     assert figures.shown() and figures.shown() == drawn, "run: python scripts/figures.py"
     for name in drawn:
-        study, figure = figures.origin(name, [*STUDIES, "language-model"])
-        texts = (ROOT / "src" / "tokenward").glob(
-            "trained/language_model/*.py" if study == "language-model" else "studies/*.py"
-        )
+        study, figure = figures.origin(name, [*STUDIES, *figures.TRAINED])
+        own = figures.TRAINED.get(study)
+        texts = (ROOT / "src" / "tokenward").glob(f"trained/{own}/*.py" if own else "studies/*.py")
         assert any(f'"{figure}"' in path.read_text(encoding="utf-8") for path in texts), name
 
 

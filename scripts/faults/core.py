@@ -69,7 +69,7 @@ STAGE_ONE = [
 TERMS = [
     Fault(f"{OBJECTIVE}/terms.py", "return self.beta * (logp - ask", "return (logp - ask",
           "β of a log-ratio is lost"),
-    Fault(f"{OBJECTIVE}/terms.py", 'pool = row_sum if self.pool == "sum" else row_mean', "pool = row_sum",
+    Fault(f"{OBJECTIVE}/terms.py", 'if self.pool == "sum":', "if True:",
           "averaged log-ratios are summed"),
     Fault(f"{OBJECTIVE}/terms.py", "score[pairs[:, 0]], score[pairs[:, 1]]", "score[pairs[:, 1]], score[pairs[:, 0]]",
           "winner and loser exchanged"),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tokenward import __version__
-from tokenward.cli import exact, runs, texts
+from tokenward.cli import diagnose, exact, lens, runs, texts
 from tokenward.errors import InputError, RunError, nearest
 
 USAGE = """\
@@ -20,8 +20,10 @@ tokenward: align language models, and see token by token what was learned
   tokenward lab RECIPE… | --all         exact verification: predicted and reached optimum; --rate: how fast
   tokenward study NAME… | --all         claims, their checks and figures as pages
   tokenward recipes [NAME]              every method: axes, scenario, needs, citation
-  tokenward sample --model M --prompts P [--strategy sample | best-of-n | beam]
+  tokenward sample --model M --prompts P [--strategy sample | best-of-n | vote | beam | mcts | guided]
   tokenward eval --model M --data D     held-out accuracy, reward, KL, length, with intervals
+  tokenward credit --model M --data D --out DIR     what was learned, token by token: JSONL and a page
+  tokenward diagnose --model M --ref R --data D --out DIR | RUN_DIR…     drift, coverage, health
   tokenward report RUN_DIR… --out PAGE.html
   tokenward data check | show FILE --tokenizer T
   tokenward data graph FILE             what pairs compare, and what their labels can fix
@@ -32,7 +34,7 @@ tokenward: align language models, and see token by token what was learned
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": runs.demo, "train": runs.train, "sweep": runs.sweep, "lab": exact.lab, "study": exact.study,
     "recipes": exact.recipes, "sample": texts.sample, "eval": texts.evaluate, "report": texts.report,
-    "data": texts.data, "doctor": texts.doctor,
+    "credit": lens.credit, "diagnose": diagnose.diagnose, "data": texts.data, "doctor": texts.doctor,
 }  # fmt: skip
 
 

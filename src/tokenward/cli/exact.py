@@ -27,7 +27,8 @@ the largest stable one, unless it is given; proximal recipes are counted in exac
 """
 STUDY_USAGE = """\
 tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/studies)
-tokenward study language-model | ask-then-answer | calculator [--out DIR] [--seed S] [--scale X]
+tokenward study language-model | ask-then-answer | calculator | credit | reference-runs
+                [--out DIR] [--seed S] [--scale X]
 
 Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
 claim does not hold. Of your world `shift`, `rate`, `connection` and `data-design` take tokens, prompts, references,

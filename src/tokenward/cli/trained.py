@@ -15,6 +15,18 @@ def _language_model(**keywords: Any) -> None:
     study(**keywords)
 
 
+def _reference_runs(**keywords: Any) -> None:
+    from tokenward.trained.reference.story import study
+
+    study(**keywords)
+
+
+def _credit(**keywords: Any) -> None:
+    from tokenward.trained.credit.story import study
+
+    study(**keywords)
+
+
 def _world(name: str) -> Callable[..., None]:
     def work(**keywords: Any) -> None:
         from tokenward.trained.agents.story import study
@@ -24,10 +36,33 @@ def _world(name: str) -> Callable[..., None]:
     return work
 
 
+def _chains(**keywords: Any) -> None:
+    from tokenward.trained.reasoning.story import study
+
+    study(**keywords)
+
+
+def _search(**keywords: Any) -> None:
+    from tokenward.trained.search.story import study
+
+    study(**keywords)
+
+
+def _two_models(**keywords: Any) -> None:
+    from tokenward.trained.pipeline.story import study
+
+    study(**keywords)
+
+
 TRAINED: dict[str, Callable[..., None]] = {
     "language-model": _language_model,
     "ask-then-answer": _world("ask-then-answer"),
     "calculator": _world("calculator"),
+    "credit": _credit,
+    "chains": _chains,
+    "two-models": _two_models,
+    "search": _search,
+    "reference-runs": _reference_runs,
 }
 
 

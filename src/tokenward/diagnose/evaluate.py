@@ -8,7 +8,7 @@ from typing import Literal, final
 
 from tokenward.data import dataset
 from tokenward.data.collate import pairs_batch, rollouts_batch
-from tokenward.data.tokenize import Limits, Pair, Prompt
+from tokenward.data.tokenize import Limits, Pair, Prompt, StepPair
 from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.errors import InputError
 from tokenward.masking import row_sum
@@ -89,7 +89,9 @@ def evaluate(
             )
         return preferences(pairs, model=policy, reference=None if scores else reference, beta=beta, pad_id=pad)
     if not prompts:
-        raise InputError(f"{data} holds {found.schema.kind}; eval reads pairs, or prompts that the model answers")
+        steps = any(isinstance(example, StepPair) for example in found.examples)
+        what = "runs of a pipeline" if steps else found.schema.kind
+        raise InputError(f"{data} holds {what}; eval reads pairs, or prompts that the model answers")
     if scores:
         raise InputError(f"{model} is a reward model and writes no texts: give --data with pairs")
     ends, law = load.end_ids(policy, tokenizer), Law(temperature=temperature)

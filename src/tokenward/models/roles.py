@@ -10,12 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from tokenward.errors import InputError
+from tokenward.models.actors import by_actor
 from tokenward.models.adapters import adapters_off
 from tokenward.models.cache import RefCache
 from tokenward.models.forward import Scorer
@@ -42,7 +44,8 @@ class Roles:
 
     `critic` None: values come from the policy's own value head. `guide_ref` None: the reference. `policy_call` and
     `critic_call` are what `current` runs: the modules themselves, or a data-parallel wrapper around them. `old` is the
-    policy when `remember` was last called (see `trailing`).
+    policy when `remember` was last called (see `trailing`). `partner` is the second model of a pipeline with roles of
+    its own: it is asked about the rows whose actor is 1, and knows no further partner.
     """
 
     policy: Scorer
@@ -51,17 +54,35 @@ class Roles:
     guide: Scorer | None = None
     guide_ref: Reference | None = None
     old: Scorer | None = None
+    partner: Roles | None = None
     temperature: float = 1.0
     micro_tokens: int = 16384
     policy_call: Forward | None = field(default=None, repr=False)
     critic_call: Forward | None = field(default=None, repr=False)
 
     def trainable_modules(self) -> dict[str, Scorer]:
-        """What the optimizer owns: {"policy": …} and, where the critic has its own trunk, {"critic": …}."""
-        return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})
+        """What the optimizer owns: {"policy": …}, and the critic that has its own trunk, and the partner, by name."""
+        others = {"critic": self.critic, "partner": None if self.partner is None else self.partner.policy}
+        return {"policy": self.policy} | {name: model for name, model in others.items() if model is not None}
+
+    @property
+    def context(self) -> int | None:
+        """Longest row that every model which writes was made for."""
+        return min((n for roles in self._actors if (n := roles.policy.context) is not None), default=None)
+
+    @property
+    def _actors(self) -> tuple[Roles, ...]:
+        return (self,) if self.partner is None else (self, self.partner)
 
     def frozen(self, batch: Batch, needs: frozenset[str]) -> TokenStats:
         """The no-gradient statistics that `needs` names (others of its names are not this function's)."""
+        return by_actor(batch, [partial(roles._frozen, needs=needs) for roles in self._actors])
+
+    def current(self, batch: Batch, fields: frozenset[str]) -> TokenStats:
+        """Statistics with gradient, for a micro-batch: the policy's, and the critic's values."""
+        return by_actor(batch, [partial(roles._current, fields=fields) for roles in self._actors])
+
+    def _frozen(self, batch: Batch, needs: frozenset[str]) -> TokenStats:
         wanted = needs & FROZEN_FIELDS
         out: dict[str, Tensor] = {}
         if wanted & {"old_logp", "old_value"}:
@@ -80,8 +101,7 @@ class Roles:
                 out["guide_ref_logp"] = self._anchor(batch, anchor, "guide_ref_logp")
         return TokenStats(**out)
 
-    def current(self, batch: Batch, fields: frozenset[str]) -> TokenStats:
-        """Statistics with gradient, for a micro-batch: the policy's, and the critic's values."""
+    def _current(self, batch: Batch, fields: frozenset[str]) -> TokenStats:
         own = fields if self.critic is None else fields - {"value"}
         reference = self._model_reference() if "kl_ref" in fields else None
         out: dict[str, Tensor] = {}
