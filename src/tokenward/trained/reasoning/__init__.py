@@ -1,0 +1,1 @@
+"""Process credit from outcome labels: the study of arithmetic chains."""
