@@ -181,6 +181,29 @@ def small(page: Any, out: Path, check: Check) -> None:
         drawn = page.locator(".item").count()
         check(f"{name}: its texts are drawn in {spent:.1f} s", bool(drawn) == bool(rows) and spent < 6, (drawn, spent))
         page.screenshot(path=out / f"8_{name}.png")
+        if name == "steps":
+            steps(page, check)
+
+
+def steps(page: Any, check: Check) -> None:
+    """A pair whose sides are runs of two models: margins, ranges and order are of whole sides, not of single steps."""
+    heads = page.locator(".head").all_inner_texts()
+    check("a margin is over all steps", "+2.75" in heads[0] and "texts 1–2 and 3–4" in heads[0], heads)
+    shown = page.locator(".side-head").all_inner_texts()[:4]
+    wanted = [f"{side}\nstep {k} of 2" for k in (1, 2) for side in ("chosen", "rejected")]
+    check("step stands beside step", all(map(str.startswith, shown, wanted)), shown)
+    page.hover("#t1-0")
+    check("… and opposite it", "␣r1" in page.inner_text("#panel .opposite"), page.inner_text("#panel"))
+    page.check("#against")
+    check("its margin is above 0", page.locator(".item").count() == 1, page.locator(".head").all_inner_texts())
+    page.uncheck("#against")
+    page.select_option("#range", "sum:0")
+    page.fill("#least", "6.5")
+    page.fill("#most", "7.5")
+    check("a range is of whole sides", page.locator(".item").count() == 1, page.locator(".head").all_inner_texts())
+    page.fill("#least", "")
+    page.fill("#most", "")
+    check("only a model's tokens are counted", "2 tokens, 1 of others" in page.inner_text("#rows"), "")
 
 
 def browser_path() -> str:

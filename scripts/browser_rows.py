@@ -77,6 +77,12 @@ def longest(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return line[-1]
 
 
+def step(pair: int, side: Any, actor: int, credit: tuple[float, ...]) -> TokenRow:
+    """A step of a run of a pipeline, by the model that wrote it."""
+    tokens = tuple(f" {side[0]}{actor}" for _ in credit)
+    return TokenRow(f"p{actor}", tokens, {"credit": credit}, pair=pair, side=side, actor=(actor,) * len(credit))
+
+
 def corners(rng: random.Random) -> dict[str, list[TokenRow]]:
     """Pages that have little, or much: no text, no number, one token, no reference, huge numbers, very long texts."""
     long = [" " + rng.choice(WORDS) for _ in range(4_000)]
@@ -89,6 +95,15 @@ def corners(rng: random.Random) -> dict[str, list[TokenRow]]:
         "one": [TokenRow("", ("x",), {"kl": (0.25,)})],
         "no_reference": [TokenRow("p", (" a", " b", " a"), {"logp": (-0.1, -2.0, -0.3)}, alternatives=places)],
         "huge": [TokenRow("p", ("a", "b", "c", "d"), {"value": (1e300, -1e-300, 0.0, None)}, pair=3, side="chosen")],
+        "steps": [
+            step(0, "chosen", 0, (1.0, 2.0)),
+            step(0, "chosen", 1, (4.0,)),
+            step(0, "rejected", 0, (3.5,)),
+            step(0, "rejected", 1, (0.5, 0.25)),
+            TokenRow("p", (" a", " b"), {"credit": (1.0, 1.0)}, pair=1, side="chosen"),
+            TokenRow("p", (" a", " c"), {"credit": (1.0, 5.0)}, pair=1, side="rejected"),
+            TokenRow("p", (" u", " v", " w"), {"credit": (None, 1.0, 2.0)}, actor=(-1, 0, 0)),
+        ],
         "long": [
             TokenRow("long " * 2000, tuple(long), credit, pair=0, side="chosen"),
             TokenRow("long " * 2000, tuple(other), credit, pair=0, side="rejected"),

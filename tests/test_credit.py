@@ -7,6 +7,7 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,26 @@ def test_the_interval_draws_whole_texts():
     assert 0.3 < by_token.low < 0.5 < by_token.high < 0.7
 
 
+def test_the_interval_is_that_of_texts_written_as_often_as_they_were_drawn():
+    """Each draw by hand: the pairs won among the tokens of the drawn texts, every copy of a text for itself."""
+    draw = random.Random(0)
+    owners = [draw.randrange(6) for _ in range(30)]
+    scores = [float(draw.randint(0, 5)) for _ in owners]
+    labels = [draw.random() < 0.4 for _ in owners]
+    names = list(dict.fromkeys(owners))
+    chosen = torch.randint(len(names), (50, len(names)), generator=torch.Generator().manual_seed(3))
+    drawn = []
+    for row in chosen.tolist():
+        tokens = [t for i in row for t, owner in enumerate(owners) if owner == names[i]]
+        pairs = [(scores[a], scores[b]) for a in tokens for b in tokens if labels[a] and not labels[b]]
+        drawn += [sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)] if pairs else []
+    low, high = np.quantile(drawn, [0.05, 0.95]).tolist()
+    found = area(scores, labels, clusters=owners, draws=50, level=0.9, seed=3)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+    with pytest.raises(InputError, match="2 scores, 1 labels and 2 clusters"):
+        area([1.0, 2.0], [True])
+
+
 def test_the_interval_holds_the_truth_and_is_reproducible():
     draw = torch.Generator().manual_seed(0)
     labels = (torch.rand(400, generator=draw) < 0.4).tolist()
@@ -139,6 +160,38 @@ def test_rows_survive_their_file(tmp_path):
     assert json.loads(path.read_text().splitlines()[0])["tokens"] == [" x", "<eos>"]
 
 
+BIG = 10**400
+HOSTILE = [
+    ({"values": {"credit": [math.inf]}}, "credit: inf is not a finite number"),
+    ({"values": {"credit": [BIG]}}, "int too large"),
+    ({"values": {"credit": [True]}}, "credit must hold numbers, got True"),
+    ({"values": []}, "values must be an object"),
+    ({"totals": {"credit": -math.inf}}, "credit: -inf is not a finite number"),
+    ({"totals": {"credit": "1"}}, "credit must hold numbers"),
+    ({"segment": [math.inf]}, "segment must be a whole number, got inf"),
+    ({"actor": [True]}, "actor must be a whole number"),
+    ({"actor": [0.5]}, "actor must be a whole number"),
+    ({"wrong": [1]}, "wrong must be text"),
+    ({"tokens": "a"}, "tokens must be a list, got 'a'"),
+    ({"tokens": [1]}, "tokens must be text"),
+    ({"prompt": None}, "prompt must be text"),
+    ({"where": 3}, "where must be text, got 3"),
+    ({"pair": -1}, "pair must be 0 or more, got -1"),
+    ({"pair": 1.0}, "pair must be a whole number"),
+    ({"pair": False}, "pair must be a whole number"),
+    ({"side": "left"}, 'side must be "chosen" or "rejected", got \'left\''),
+    ({"side": ["chosen"]}, "side must be"),
+    ({"alternatives": [[["a"]]]}, r"one of alternatives is \[text, log π\]"),
+    ({"alternatives": [[["a", -1.0, -2.0, -3.0]]]}, "one of alternatives is"),
+    ({"alternatives": [[["a", math.nan]]]}, "alternatives: nan is not a finite number"),
+    ({"alternatives": [["ab"]]}, "alternatives must be a list"),
+]
+
+
+def hostile(**fields):
+    return json.dumps({"prompt": "p", "tokens": ["a"], "values": {"credit": [0.5]}, **fields})
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -151,10 +204,19 @@ def test_rows_survive_their_file(tmp_path):
             '{"prompt": "p", "tokens": ["a"], "values": {"credit": [1, 2]}}',
             r"rows.jsonl:1: a row has 1 tokens and 2 of credit",
         ),
+        pytest.param("[" * 100_000, r"rows.jsonl:1: not a text token by token .*recursion", id="deep"),
+        *((hostile(**fields), f"rows.jsonl:1: not a text token by token .*: {message}") for fields, message in HOSTILE),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(InputError, match=message):
+        read_rows(path)
+
+
+def test_a_line_that_is_no_utf8_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(hostile().encode() + b'\n{"prompt": "\xff"}\n')
+    with pytest.raises(InputError, match=r"rows.jsonl:2: not a text token by token .*utf-8.*0xff"):
         read_rows(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -197,6 +198,26 @@ def test_pairs_and_prompts_are_told_apart_by_their_columns(world):
 def test_what_cannot_be_evaluated_is_said(world, model, data, message):
     with pytest.raises(InputError, match=message):
         evaluate(str(world / model), data=str(world / data))
+
+
+def test_a_reference_that_reads_other_tokens_is_refused(world, tmp_path):
+    other = saved(tmp_path / "other", seed=1)
+    word_tokenizer(size=38).save_pretrained(other)
+    for data in ("pairs.jsonl", "prompts.jsonl"):
+        with pytest.raises(
+            InputError, match=r"^--ref \S+other has another tokenizer .*2 entries differ.*the same base$"
+        ):
+            evaluate(str(world / "model"), data=str(world / data), ref=str(other))
+
+
+def test_a_run_directory_stands_for_its_model(world, tmp_path):
+    for name in ("model", "ref"):
+        shutil.copytree(world / name, tmp_path / name / "model")
+    one, two = (
+        evaluate(str(folder / "model"), data=str(world / "pairs.jsonl"), ref=str(folder / "ref")).plain()
+        for folder in (world, tmp_path)
+    )
+    assert one == two
 
 
 # --- the ceiling ---------------------------------------------------------------------------------------------------

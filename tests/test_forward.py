@@ -12,6 +12,7 @@ from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2Fo
 from tests.tiny import batch, llama, tiny
 from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off, add_lora
+from tokenward.models.divergence import mean_under
 from tokenward.models.forward import CHUNK_FLOATS, Scorer
 from tokenward.models.load import scorer
 from tokenward.types import present
@@ -270,3 +271,49 @@ def test_impossible_masks_and_rows_beyond_the_context_are_named():
         model(dataclasses.replace(rows, mask=late), fields=frozenset({"logp"}))
     with pytest.raises(InputError, match="70 tokens does not fit the model's context of 64"):
         model(batch(lengths=(70,), prompts=(3,)), fields=frozenset({"logp"}))
+
+
+def ruled_out(model: Scorer, token: int) -> Scorer:
+    """The same model with a bias of −∞ on the logit of one token."""
+    old = model.lm_head
+    head = torch.nn.Linear(old.in_features, old.out_features, dtype=old.weight.dtype)
+    bias = torch.zeros(old.out_features)
+    bias[token] = -torch.inf
+    head.load_state_dict({"weight": old.weight.detach(), "bias": bias})
+    model.lm_head = head
+    return model
+
+
+SUMS = ("entropy", "kl_ref", "kl_old", "kl_of_old")
+
+
+@pytest.mark.parametrize("field", SUMS)
+def test_a_logit_of_minus_infinity_leaves_values_and_gradients_as_without_the_token(field):
+    """As a model whose logit of the token is −1e4 in float64: its probability is 0 there, to the bit."""
+    rows, found = batch(vocabulary=30), []
+    for low in (-torch.inf, -1e4):
+        policy, other = (ruled_out(tiny(seed=seed, dtype=torch.float64), 35) for seed in (0, 9))
+        for one in (policy, other):
+            with torch.no_grad():
+                one.lm_head.bias[35] = low
+        value = getattr(policy(rows, fields=frozenset({field}), reference=other, old=other), field)
+        found.append((value.detach(), gradients(policy, value)))
+    (value, slopes), (want, slopes_wanted) = found
+    assert torch.isfinite(value).all() and torch.equal(value, want) and value.abs().max() > 0.1
+    for name, slope in slopes.items():
+        assert torch.isfinite(slope).all(), name
+        torch.testing.assert_close(slope, slopes_wanted[name], rtol=0, atol=1e-12)
+
+
+def test_a_token_that_only_the_reference_rules_out_makes_the_kl_infinite():
+    rows, other = batch(vocabulary=30), ruled_out(tiny(seed=9), 35)
+    found = tiny()(rows, fields=frozenset({"kl_ref"}), reference=other).kl_ref
+    assert bool((found[rows.mask] == torch.inf).all())
+
+
+def test_means_over_the_vocabulary_are_the_plain_sums_to_the_bit():
+    random = torch.Generator().manual_seed(3)
+    for dtype, size in ((torch.float32, 1.0), (torch.float32, 200.0), (torch.float64, 2000.0)):
+        law, other = (size * torch.randn(2, 50, 64, generator=random, dtype=dtype)).log_softmax(-1)
+        assert torch.equal(mean_under(law, law - other), (law.exp() * (law - other)).sum(-1))
+        assert torch.equal(mean_under(law, law), (law.exp() * law).sum(-1))

@@ -58,6 +58,21 @@ def test_the_band_is_the_hull_of_means_and_as_wide_as_its_prompts_differ() -> No
         band([start, Measured(torch.zeros(1, 3).double(), torch.zeros(1, 3).double())])
 
 
+def test_a_band_that_begins_behind_zero_has_numbers_everywhere() -> None:
+    """Without the start model some draws have no point at the smallest KL: those that have one make the interval."""
+    random = torch.Generator().manual_seed(0)
+    points = [
+        Measured(k + torch.randn(2, 30, generator=random).double(), k + 0.3 * torch.rand(2, 30, generator=random))
+        for k in (0.5, 1.0, 2.0)
+    ]
+    found = band(points)
+    assert (
+        found.kl and found.kl[0] > 0.5 and len({len(x) for x in (found.kl, found.reward, found.low, found.high)}) == 1
+    )
+    assert all(math.isfinite(x) for x in (*found.reward, *found.low, *found.high))
+    assert all(low < high for low, high in zip(found.low, found.high, strict=True))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_best_of_n_is_what_enumerating_all_draws_gives_ties_shared(n: int) -> None:
     law, score = np.array([0.4, 0.3, 0.2, 0.1]), [1.0, 2.0, 2.0, 0.5]

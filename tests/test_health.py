@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,19 +17,24 @@ import torch
 
 from tests import health as logs
 from tests import runs, tiny
-from tests.test_resume import facts, killed_after, same
+from tests.test_resume import Killed, facts, killed_after, same
 from tokenward.cli.health import health as command
 from tokenward.diagnose.health.overoptimization import fit
 from tokenward.diagnose.health.run import health, of_events, write
 from tokenward.errors import InputError, RunError
+from tokenward.folders import holds_model, replaced
 from tokenward.models.roles import Roles
 from tokenward.objective.health.checks import BY_NAME, CHECKS
+from tokenward.objective.health.history import History
 from tokenward.objective.health.metrics import LONG, fingerprints, health_metrics, quarters, ratio_tail, repeated
 from tokenward.objective.health.watch import Watch
+from tokenward.report.health_section import overoptimization
 from tokenward.report.page import write_page
 from tokenward.runlog import RunLog, read
 from tokenward.train import loop
+from tokenward.train.best import stored
 from tokenward.train.heldout import HeldOut
+from tokenward.train.runtime import rng_state, set_rng_state
 from tokenward.types import TokenStats
 
 DOC = Path(__file__).parents[1] / "docs" / "health.md"
@@ -128,6 +136,77 @@ def test_a_curve_that_only_rises_has_no_maximum_and_few_points_no_fit() -> None:
     assert fit(d[:3], d[:3]) is None and fit([0.0, 0.0, 1.0, 1.0, 1.0], [1.0] * 5) is None
 
 
+@pytest.mark.parametrize(
+    ("form", "gain"),
+    [
+        ("best-of-n", lambda d: d * (-1.0 - 0.5 * d)),  # largest at √KL = −1
+        ("best-of-n", lambda d: d * (2.0 - 0.05 * d)),  # at 20: far outside
+        ("rl", lambda d: d * (1.0 - 1e-4 * math.log(d))),  # at e^9999
+        ("rl", lambda d: d * (1.0 - 0.3 * math.log(d))),  # at 10.3
+    ],
+)
+def test_a_maximum_that_no_point_is_near_is_not_told(form, gain) -> None:
+    d = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    found = fit(d, [gain(x) for x in d], form=form)
+    assert found is not None and found.beta.low > 0 and found.peak is None
+
+
+def test_a_maximum_is_told_as_far_as_twice_the_largest_distance() -> None:
+    d = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    near, far = (fit(d, [x * (2 * top - x) for x in d], form="best-of-n") for top in (5.9, 6.1))
+    assert near is not None and near.peak is not None and math.isclose(near.peak.value, 5.9, rel_tol=1e-9)
+    assert far is not None and far.peak is None
+    with_infinite = fit([*d, math.inf], [*[x * (4 - x) for x in d], 0.0], form="best-of-n")
+    assert with_infinite is not None and with_infinite.points == 6
+
+
+def test_numbers_of_one_evaluation_stay_together_where_another_lacks_one() -> None:
+    rewards, proxies = [0, 1, 2, 3, 1.0, 0.5], [0, 1, 2, 3, 4, 5]
+    whole = logs.evals(rewards, proxies=proxies)
+    holed = [dict(event) for event in whole]
+    holed[0]["eval/reward"], holed[1]["eval/proxy"], holed[2]["eval/reward_se"] = "NaN", math.nan, "Infinity"
+    told = History(holed)
+    assert told.together("eval/reward", "eval/reward_se", "eval/proxy") == [(3, 0.1, 3), (1, 0.1, 4), (0.5, 0.1, 5)]
+    assert levels(holed)["over-optimization"] == "unknown"  # three whole ones
+
+
+def test_an_evaluation_without_an_objective_is_told_and_not_taken_for_the_best(tmp_path: Path) -> None:
+    events = logs.evals([0, 1, 2, 1], proxies=[0, 1, 2, 3])
+    events[2]["eval/objective"] = events[3]["eval/objective"] = "NaN"
+    found = of_events("run", events)
+    assert found.best is not None and found.best["update"] == 10 and len(found.points) == 4
+    assert "update 10 with 1, the last has no such number" in "\n".join(found.lines())
+    for event in events:
+        event["eval/objective"] = event["eval/kl"] = "NaN"
+    none = of_events("run", events)
+    assert none.best is None and none.as_json()["held_out"]["best_update"] is None
+    run = folder(tmp_path / "run", logs.ill("cut") + events)
+    assert "<h2>Health</h2>" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_verdict_says_how_much_it_rests_on() -> None:
+    offline = logs.updates(loss=0.1, **{"completions/length": 20.0})
+    first, hint, *_ = of_events("dpo", offline, folder="runs/dpo").lines()
+    assert first == f"dpo: ok (1 of {len(CHECKS)} checks known; 30 updates)"
+    assert "no on-policy checks" in hint and "tokenward diagnose --model runs/dpo --data" in hint
+    rolled_out = of_events("ppo", logs.updates(**logs.WELL))
+    assert not rolled_out.offline and rolled_out.as_json()["known"] == rolled_out.known == len(CHECKS) - 2
+
+
+def test_the_caption_names_a_fit_only_where_there_is_one() -> None:
+    many, few = (of_events("run", logs.evals(list(range(n)))) for n in (8, 3))
+    assert "Fit:" in overoptimization(many).caption and many.fits
+    assert "Fit:" not in overoptimization(few).caption and not few.fits
+
+
+def test_two_runs_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:
+    both = [str(folder(tmp_path / one / "run", logs.ill("cut"))) for one in "ab"]
+    with pytest.raises(InputError, match=r"a/run and .*b/run would both be written to .*run\.json") as error:
+        command(both, {"out": str(tmp_path / "out")})
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    assert command(both, {}) == 0 and all((Path(one) / "health.json").is_file() for one in both)
+
+
 def test_gains_are_over_the_start_and_length_is_taken_out() -> None:
     rewards = [5 + d * (2 - 0.5 * math.log(d)) if d else 5.0 for d in (math.sqrt(0.5 * i) for i in range(8))]
     found = of_events("run", logs.ill("gain-by-length") + logs.evals(rewards, proxies=rewards))
@@ -136,6 +215,9 @@ def test_gains_are_over_the_start_and_length_is_taken_out() -> None:
     assert found.length is not None
     assert math.isclose(found.length.gain, 2) and math.isclose(found.length.by_length, 0.25 * 8)
     assert math.isclose(found.length.adjusted, 0, abs_tol=1e-12)
+    for longer, words in ((5.8, "5.8 tokens longer,"), (-5.8, "5.8 tokens shorter,")):
+        told = replace(found, length=replace(found.length, longer=longer)).lines()
+        assert words in "\n".join(told) and "-5.8" not in "\n".join(told)
 
 
 # ---------------------------------------------------------------------------------------------------------- the metrics
@@ -276,20 +358,128 @@ def test_looking_at_held_out_prompts_changes_nothing_in_training(tmp_path: Path)
     assert first["eval/kl"] == 0 and first["eval/best"] == 1 and -0.75 <= first["eval/reward"] < 0 < first["eval/proxy"]
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "grpo"])
-def test_a_resumed_run_keeps_the_same_best(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def draws() -> list[float]:
+    return [random.random(), float(np.random.random()), float(np.random.standard_normal()), float(torch.rand(()))]
+
+
+def test_every_global_generator_goes_back() -> None:
+    np.random.standard_normal()  # leaves one in store
+    numbers, tensors = rng_state()
+    numbers = json.loads(json.dumps(numbers))  # as in a checkpoint
+    first = draws()
+    set_rng_state(numbers, tensors)
+    assert draws() == first
+    after = draws()
+    set_rng_state({"python": numbers["python"]}, tensors)  # of a version that kept no more
+    assert draws()[1:3] != after[1:3]
+
+
+def test_a_reward_that_draws_moves_no_generator_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = held(tmp_path, updates=1, eval_every=1)
+    (tmp_path / "gold.py").write_text(
+        "import random\nimport numpy as np\n\n"
+        "def middle(prompts, completions, columns):\n"
+        "    return [random.random() + float(np.random.random()) for _ in completions]\n",
+        encoding="utf-8",
+    )
+    plain, seen = HeldOut.measure, []
+
+    def measure(one: HeldOut, roles: Roles) -> dict[str, float]:
+        before = rng_state()[0]
+        found = plain(one, roles)
+        seen.append(rng_state()[0] == before)
+        return found
+
+    monkeypatch.setattr(HeldOut, "measure", measure)
+    loop.run(config, "reinforce_pp", show="nothing")
+    assert seen == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "update"),
+    [("ppo", 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ppo", 2), ("grpo", 2), ("grpo", 4)))],
+)
+def test_a_resumed_run_keeps_the_same_best(
+    recipe: str, update: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     more = {"ppo": {"critic": "own"}, "grpo": {"lora_rank": 2}}[recipe]
     config = held(tmp_path, recipe, **more)
     loop.run(config, recipe, show="nothing")
-    for update in (2, 4):
-        again = replace(config, out=str(tmp_path / f"killed-{update}"))
-        killed_after(update, again, recipe, monkeypatch)
-        loop.resume(Path(again.out), show="nothing")
-        same(Path(config.out), Path(again.out))
-        one, two = (json.loads((Path(c.out) / "best" / "best.json").read_text()) for c in (config, again))
-        assert one == two
-        both = (runs.weights(Path(c.out) / "best" / "model") for c in (config, again))
-        assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+    again = replace(config, out=str(tmp_path / "killed"))
+    killed_after(update, again, recipe, monkeypatch)
+    loop.resume(Path(again.out), show="nothing")
+    same(Path(config.out), Path(again.out))
+    one, two = (json.loads((Path(c.out) / "best" / "best.json").read_text()) for c in (config, again))
+    assert one == two
+    both = (runs.weights(Path(c.out) / "best" / "model") for c in (config, again))
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+def write_best(out: Path, update: int) -> None:
+    with replaced(out / "best") as fresh:
+        for name in ("model", "adapter"):
+            (fresh / name).mkdir()
+            (fresh / name / "config.json").write_text(str(update), encoding="utf-8")
+        (fresh / "model" / "model.safetensors").write_text(str(update), encoding="utf-8")
+        (fresh / "best.json").write_text(json.dumps({"update": update}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_kill_while_the_best_is_replaced_leaves_the_old_or_the_new(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Die before the first, the second … rename, or in the midst of a deletion."""
+    write_best(tmp_path, 1)
+    count, rename, rmtree = 0, Path.rename, shutil.rmtree
+
+    def dies() -> bool:
+        nonlocal count
+        count += 1
+        return count == step
+
+    def renamed(path: Path, target: Path) -> Path:
+        if dies():
+            raise Killed
+        return rename(path, target)
+
+    def removed(path: Path, **more: bool) -> None:
+        if dies():
+            (path / "best.json").unlink(missing_ok=True)
+            raise Killed
+        rmtree(path, **more)
+
+    with monkeypatch.context() as patch, nullcontext() if step == 6 else pytest.raises(Killed):
+        patch.setattr(Path, "rename", renamed)
+        patch.setattr(shutil, "rmtree", removed)
+        write_best(tmp_path, 2)
+    (tmp_path / "events.jsonl").write_text("", encoding="utf-8")
+    (run,) = health([tmp_path])
+    assert run.best_model is not None and (Path(run.best_model) / "config.json").read_text() == str(1 + step // 5)
+    kept = stored(tmp_path)
+    assert kept == {"update": 1 + step // 5}  # the new one stands once it has its name: step 5 deletes the old
+    both = [(tmp_path / "best" / name / "config.json").read_text(encoding="utf-8") for name in ("model", "adapter")]
+    assert both == [str(kept["update"])] * 2
+    write_best(tmp_path, 3)
+    assert stored(tmp_path) == {"update": 3}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "events.jsonl"]
+
+
+@pytest.mark.parametrize("gone", ["config.json", "model.safetensors"])
+def test_a_torn_best_model_is_none(gone: str, tmp_path: Path) -> None:
+    write_best(tmp_path, 1)
+    (tmp_path / "events.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "best" / "model" / gone).unlink()
+    assert stored(tmp_path) is None and health([tmp_path])[0].best_model is None
+
+
+def test_a_model_of_several_files_needs_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (tmp_path / "model-1.safetensors").write_bytes(b"")
+    assert not holds_model(tmp_path)
+    (tmp_path / "model-2.safetensors").write_bytes(b"")
+    assert holds_model(tmp_path)
 
 
 def test_the_best_model_is_that_of_the_best_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +564,7 @@ def test_the_command_prints_and_writes_what_the_manual_says(tmp_path: Path, caps
     run = folder(tmp_path / "a run", logs.ill("cut") + falling)
     assert command([str(run)], {}) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("a run: bad (30 updates)\n") and BY_NAME["cut"].do in printed
+    assert printed.startswith("a run: bad (19 of 20 checks known; 30 updates)\n") and BY_NAME["cut"].do in printed
     assert "best on held-out prompts: update 30 with 2.5" in printed
     found = json.loads((run / "health.json").read_text(encoding="utf-8"))
     manual = DOC.read_text(encoding="utf-8")

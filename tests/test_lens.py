@@ -275,7 +275,7 @@ def test_a_pipeline_is_read_by_the_model_that_wrote_each_step(tmp_path, models):
     )
     wanted = by_hand(tiny.tiny(seed=2), tiny.tiny(seed=1), [4, 5, 6, 1], 1)
     assert rows[1].values["credit"] == pytest.approx(wanted["credit"], abs=1e-5)
-    with pytest.raises(InputError, match=r"hold texts of model 1 of a pipeline, and 1 is given: give --partner"):
+    with pytest.raises(InputError, match=r"^rows of actor 1, and the run has 1 model: give the other with --partner"):
         rows_of(tmp_path, models, data)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ import torch
 
 from tests import runs, tiny
 from tokenward.cli import main
+from tokenward.data.tokenize import Limits
 from tokenward.diagnose.lens.record import BLOCK, credit
 from tokenward.diagnose.lens.request import Request
 from tokenward.diagnose.lens.rows import TokenRow, iter_rows, read_rows, write_rows
 from tokenward.diagnose.lens.run_directory import trained
+from tokenward.diagnose.lens.texts import read, scored
 from tokenward.errors import InputError, RunError
 from tokenward.models import load
 from tokenward.models.value_head import load_value_head
@@ -87,6 +91,8 @@ def test_a_page_its_rows_and_what_they_are(here, tmp_path, capsys):
         ({"data": "texts.jsonl", "recipe": "rloo"}, "compares 2 or more texts of a prompt: 1 of 1 prompts have fewer"),
         ({"data": "texts.jsonl", "recipe": "xpo"}, "compares with rollouts, .*which a file of texts does not have"),
         ({"data": "spans.jsonl"}, r"spans.jsonl:1: wrong_spans: a span is \[start, end, name\]"),
+        ({"data": "far.jsonl"}, r"far.jsonl:1: wrong_spans: a span ends in the text, of 2 characters"),
+        ({"data": "sides.jsonl"}, r"sides.jsonl:1: rejected_spans: a span ends in the text, of 2 characters"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, more, message):
@@ -94,6 +100,9 @@ def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, more, 
     runs.jsonl(here / "prompts.jsonl", [{"prompt": "w3"}])
     runs.jsonl(here / "texts.jsonl", [{"prompt": "w3", "completion": "w4", "score": 1.0}])
     runs.jsonl(here / "spans.jsonl", [{"prompt": "w3", "completion": "w4", "wrong_spans": [[0, 1]]}])
+    runs.jsonl(here / "far.jsonl", [{"prompt": "w3", "completion": "w4", "wrong_spans": [[0, 900, "x"]]}])
+    sides = {"prompt": "w3", "chosen": "w4", "rejected": "w5", "rejected_spans": [[1, 3, "x"]]}
+    runs.jsonl(here / "sides.jsonl", [sides])
     (here / "taken").mkdir(exist_ok=True)
     (here / "taken" / "letter.txt").write_text("dear")
     paths = {
@@ -136,6 +145,50 @@ def test_a_run_directory_tells_the_reference_beta_and_temperature(tmp_path, caps
     assert chosen.values["weight"][0] == pytest.approx(0.7 * push, rel=1e-4)
 
 
+def test_texts_that_are_cut_are_marked_counted_and_told(here, tmp_path, capsys):
+    rows = [{"prompt": "w3", "completion": "w4 w5 w6"}, {"prompt": "w3 w4 w5", "completion": "w6"}]
+    data = runs.jsonl(tmp_path / "t.jsonl", rows)
+    assert main(words(here, tmp_path / "out", data=data, max_tokens=4, temperature=2.0)) == 0
+    told = capsys.readouterr().err
+    assert "2 of 2 texts were cut: longer with prompt than 4 tokens (--max-tokens)" in told
+    assert "temperature 2 divides the logits" in told
+    assert [row.totals.get("cut") for row in read_rows(tmp_path / "out" / "credit.jsonl")] == [1.0, 1.0]
+    assert about(tmp_path / "out")["counts"]["cut"] == 2 and any(
+        "were cut" in n for n in about(tmp_path / "out")["notes"]
+    )
+    assert main(words(here, tmp_path / "out", data=data, max_tokens=5, max_prompt_tokens=2)) == 0
+    told = capsys.readouterr().err
+    assert "were cut" not in told and "1 of 2 rows read have a prompt cut to its last 2 tokens" in told
+    assert all("cut" not in row.totals for row in read_rows(tmp_path / "out" / "credit.jsonl"))
+    assert about(tmp_path / "out")["counts"]["cut"] == 0
+
+
+@pytest.mark.parametrize(("pull", "told"), [(0.25, True), (0.3, False)])
+def test_a_recipe_of_another_beta_is_told(here, tmp_path, capsys, pull, told):
+    data = runs.jsonl(tmp_path / "t.jsonl", [{"prompt": "w3", "completion": "w4 w5", "score": s} for s in (1.0, 0.0)])
+    assert main(words(here, tmp_path / "out", data=data, recipe="rloo", beta_kl=pull)) == 0
+    assert (f"credit has β = 0.3, recipe rloo has {pull:g}: reward" in capsys.readouterr().err) == told
+
+
+@dataclass(frozen=True)
+class Sometimes:
+    """A reward that gives a number to the first text alone."""
+
+    name: str = "sometimes"
+
+    def score(self, rollouts, prompts):
+        return [replace(r, score=0.0 if i == 0 else None) for i, r in enumerate(rollouts)]
+
+
+def test_a_reward_that_gives_no_number_is_refused(here, tmp_path):
+    data = runs.jsonl(
+        tmp_path / "t.jsonl", [{"prompt": "w3", "completion": "w4"}, {"prompt": "w3", "completion": "w5"}]
+    )
+    given = read(data, tokenizer=load.tokenizer(str(here / "m")), limits=Limits())
+    with pytest.raises(InputError, match=r"t.jsonl:2: the reward gave no number to 1 of 2 texts"):
+        scored(given, Sometimes())
+
+
 @pytest.mark.parametrize("critic", ["shared", "own"])
 def test_the_critic_of_a_run_is_read_from_its_directory(tmp_path, critic):
     config = runs.config(tmp_path, "ppo", updates=2, critic=critic, critic_learning_rate=0.1)
@@ -154,6 +207,14 @@ def test_the_critic_of_a_run_is_read_from_its_directory(tmp_path, critic):
         states = model.backbone(input_ids=torch.tensor([[3, 4, 5, 6, tiny.EOS]])).last_hidden_state[0]
         wanted = (states @ model.value_head.weight[0])[1:4].tolist()
     assert row.values["value"] == pytest.approx(wanted, abs=1e-5) and any(abs(x) > 1e-3 for x in wanted)
+    request = Request(model=str(tmp_path / "base"), critic=str(run), data=data, out=str(tmp_path / "given"))
+    (given,) = read_rows(credit(request, show="none").folder / "credit.jsonl")
+    assert given.values["value"] == pytest.approx(wanted, abs=1e-5)
+    told = about(tmp_path / "given")["models"]["critic"]
+    trunk = run / ("model" if critic == "shared" else "critic")
+    assert (told["path"], told["sha256"]) == (str(run), load.fingerprint(str(trunk)))
+    head = hashlib.sha256(Path(found.value_head).read_bytes()).hexdigest() if critic == "shared" else None
+    assert told.get("head_sha256") == head
 
 
 def test_a_run_without_its_model_is_refused(tmp_path):

@@ -280,6 +280,8 @@ def test_what_is_cut_ends_between_pairs():
     rows = [text(pair=i // 2, side=("chosen", "rejected")[i % 2]) for i in range(6)]
     assert [len(first(rows, count)) for count in range(8)] == [1, 1, 2, 2, 4, 4, 6, 6]
     assert len(first([text()] * 6, 3)) == 3
+    steps = [text(pair=i // 4, side=("chosen", "rejected")[i // 2 % 2]) for i in range(8)]
+    assert [len(first(steps, count)) for count in (4, 5, 6, 7, 8)] == [4, 4, 4, 4, 8]
 
 
 def test_a_file_of_rows_gives_the_same_page(tmp_path):
@@ -299,6 +301,7 @@ def test_no_rows_make_a_page(tmp_path):
     [
         (text(values={"kl": (0.0, math.inf, 1.0)}), "row 1: kl holds a number that is not finite"),
         (text(segment=(0, 0, 2**40)), "too large for the page"),
+        (text(values={"kl": (1e308, 1e308, 0.0)}), "row 1: the sum of kl is beyond the range"),
     ],
 )
 def test_what_the_page_cannot_hold_is_named(tmp_path, row, message):

@@ -95,3 +95,9 @@ def test_spans_that_are_none_are_refused_in_one_line(value, message):
     with pytest.raises(InputError, match=message) as found:
         read_spans(value, where="f:1")
     assert "\n" not in str(found.value)
+
+
+def test_a_span_that_ends_behind_its_text_is_refused():
+    assert read_spans([[5, 9, "x"]], where="f:1", size=9) == (Span(5, 9, "x"),)
+    with pytest.raises(InputError, match=r"f:1: a span ends in the text, of 9 characters, got \[5, 900, 'x'\]"):
+        read_spans([[5, 900, "x"]], where="f:1", size=9)

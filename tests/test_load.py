@@ -179,6 +179,16 @@ def test_fingerprints_follow_the_weights(tmp_path):
     assert load.fingerprint(str(one)) == load.fingerprint(str(copy)) != load.fingerprint(str(two))
 
 
+def test_the_directory_of_a_run_stands_for_its_model(tmp_path):
+    run, lone = tmp_path / "run", tmp_path / "run" / "model"
+    saved(lone)
+    (run / "config.yaml").write_text("recipe: dpo\n")
+    assert load.located(str(run)) == str(lone) == load.located(str(lone))
+    assert load.fingerprint(str(run)) == load.fingerprint(str(lone)) and load.holds_tokenizer(str(run))
+    shutil.rmtree(lone)
+    refused("run is a run that has not written its model: give a finished run", lambda: load.policy(str(run)))
+
+
 def test_the_built_tiny_model_of_the_shared_folder(shared):
     path = str(shared / "models" / "stories260K")
     policy, tok = load.policy(path), load.tokenizer(path)

@@ -15,10 +15,12 @@ from tokenward.errors import InputError
 from tokenward.lab.worlds.tree import grow
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n
-from tokenward.search.budget import Budget
+from tokenward.search.budget import Budget, Meter
 from tokenward.search.language import LanguageProblem
-from tokenward.search.mcts import Tree, tree_search
+from tokenward.search.leaves import Leaf, worth
+from tokenward.search.mcts import Node, Tree, tree_search
 from tokenward.search.moves import Spans
+from tokenward.search.problem import Path
 from tokenward.search.tree import TreeProblem, leaf_of
 
 EACH = 16
@@ -46,19 +48,19 @@ def found(answer):
 @pytest.mark.parametrize("leaves", [1, 4])
 def test_it_finds_the_best_text_where_values_are_exact(wrong, leaves):
     problem, reward = world(wrong=wrong)
-    answer = tree_search(problem, list(range(EACH)), simulations=200, values="critic", backup="max", leaves=leaves)
-    assert found(answer) == reward.argmax(-1).tolist()
-    assert [one.score for one in answer.found] == pytest.approx(reward.amax(-1).tolist())
+    answer = tree_search(problem, list(range(6)), simulations=200, values="critic", backup="max", leaves=leaves)
+    assert found(answer) == reward[:6].argmax(-1).tolist()
+    assert [one.score for one in answer.found] == pytest.approx(reward[:6].amax(-1).tolist())
 
 
 def test_means_find_it_too_with_more_simulations():
     """A mean is diluted by what was tried below a move: the same trees need about five times as many visits."""
     problem, reward = world()
     few, many = (
-        tree_search(problem, list(range(8)), simulations=simulations, values="critic", c=1.0, leaves=1)
+        tree_search(problem, list(range(4)), simulations=simulations, values="critic", c=1.0, leaves=1)
         for simulations in (100, 1000)
     )
-    assert found(many) == reward[:8].argmax(-1).tolist() != found(few)
+    assert found(many) == reward[:4].argmax(-1).tolist() != found(few)
 
 
 def test_few_simulations_follow_the_prior_and_more_find_more():
@@ -85,6 +87,19 @@ def test_without_values_rollouts_and_the_best_text_met_find_it(backup):
     hit = np.mean(np.array(found(answer)) == reward.argmax(-1).numpy())
     sampled = best_of_n(bare, list(range(EACH)), n=10, seed=4)
     assert hit > 0.7 > np.mean(np.array(found(sampled)) == reward.argmax(-1).numpy())
+
+
+def test_every_round_of_rollouts_draws_anew_and_a_seed_repeats_them():
+    problem, _ = world()
+    rounds = []
+    for seed in (3, 3, 4):
+        how, seen = Leaf(values="rollout", ends="score", beta=1.0, seed=seed), []
+        for _ in range(12):
+            node = Node(Path(problem.root(0)), ended=False)
+            worth(problem, [(node, None)], None, how, Meter(Budget()))
+            seen.append(node.value)
+        rounds.append(seen)
+    assert len(set(rounds[0])) > 3 and rounds[0] == rounds[1] != rounds[2]
 
 
 def test_by_implicit_reward_it_finds_the_largest_log_ratio():
@@ -257,6 +272,19 @@ def test_values_are_the_critics_own(shared):
         hidden = critic.backbone(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
         assert float(value) == pytest.approx(critic.value_head(hidden).item(), abs=1e-5)
     assert second.forwarded == (1 if shared else 2) * 3
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["two models", "one model"])
+def test_a_critic_that_is_the_reference_is_read_once_in_every_chunk(own):
+    critic, policy = tiny(seed=5, value_head=True), tiny(seed=4)
+    policy = critic if own else policy
+    words = {"end_ids": [1], "pad_id": 0, "max_new_tokens": 6}
+    one = LanguageProblem(policy, reference=critic, critic=critic, rows=1, **words)
+    two = LanguageProblem(policy, reference=tiny(seed=5), critic=tiny(seed=5, value_head=True), rows=1, **words)
+    three = [Prompt(i, tokens, "") for i, tokens in enumerate([(2, 5, 9), (2, 7), (2, 8, 3, 4)])]
+    found, wanted = (problem.expand([problem.root(prompt) for prompt in three]) for problem in (one, two))
+    assert found.value.tolist() == pytest.approx(wanted.value.tolist(), abs=1e-6) and len(found.value) == 3
+    assert torch.allclose(found.ref_logp, wanted.ref_logp) and found.forwarded == 2 * 9 < wanted.forwarded
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,17 @@ from tests import runs
 from tests.tiny import BOS, EOS, PAD, batch, llama, saved, tiny, word_tokenizer
 from tokenward.cli import main
 from tokenward.data.tokenize import Demonstration, Labeled, Pair, Prompt, Response, StepPair, StepResponse
+from tokenward.diagnose.evaluate import Evaluation
+from tokenward.diagnose.lens.run_directory import opened
 from tokenward.diagnose.measures.intervals import Estimate
-from tokenward.diagnose.reference.files import run_model
+from tokenward.diagnose.reference.files import seen
 from tokenward.diagnose.reference.findings import RULES, judge
 from tokenward.diagnose.reference.identity import Identity, identity
 from tokenward.diagnose.reference.mass import mass
 from tokenward.diagnose.reference.measure import Sampling, fresh, measured, reference_report
 from tokenward.diagnose.reference.numbers import Numbers, numbers
 from tokenward.diagnose.reference.record import OF_POLICY, OF_REFERENCE, Measured, ReferenceReport
+from tokenward.diagnose.reference.student import CHANCE, limit, outside
 from tokenward.diagnose.reference.texts import Text, by_prompt, repetition, scored
 from tokenward.errors import InputError
 from tokenward.models.two_laws import COLUMNS, two_laws
@@ -158,6 +161,93 @@ def test_the_identity_of_fresh_samples_has_z_scores_of_size_one(models, which):
     assert sign * whole.ratio.mean == pytest.approx(sign * whole.kl.mean, abs=5 * whole.gap.se)
 
 
+def test_few_texts_are_held_against_students_t():
+    """One and two degrees of freedom in closed form; many as the normal law; 2 texts with z = 5.02 are no finding."""
+    assert limit(1) == pytest.approx(1 / math.tan(math.pi * CHANCE / 2))
+    inside = 1 - CHANCE
+    assert limit(2) == pytest.approx(inside * math.sqrt(2 / (1 - inside**2)))
+    assert limit(10_000) == pytest.approx(4, abs=0.003)
+    for freedom in (5, 6):  # against the density, by the trapezoid rule
+        x = np.linspace(0, 3, 20_001)
+        scale = math.gamma((freedom + 1) / 2) / (math.sqrt(math.pi * freedom) * math.gamma(freedom / 2))
+        inside = np.trapezoid(scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2), x)
+        assert outside(3.0, freedom) == pytest.approx(1 - 2 * inside, abs=1e-7)
+
+    def of(z, count):
+        return Identity("reference", sure(-0.5), sure(-0.5), Estimate(z, 1.0, count, count))
+
+    assert of(5.02, 2).holds and of(5.02, 8).holds and not of(5.02, 64).holds and not of(9.0, 8).holds
+    found = replace(case(), identities=(of(5.02, 2),))
+    assert "broken-identity" not in {one.rule for one in judge(found)[1]}
+    alike = Identity("policy", sure(1), sure(1), Estimate(0.1, 0.0, 2, 2))  # two equal texts tell of no error
+    assert alike.holds is None and replace(alike, gap=Estimate(0.1, 0.0, 9, 9)).holds is False
+
+
+def test_an_identity_that_is_not_known_hides_no_other_and_says_so():
+    one = Estimate(0.5, math.nan, 1, 1)
+    unknown = Identity("reference", one, one, one)
+    assert unknown.holds is None and "DIFFER" not in unknown.line() and "not known" in unknown.line()
+    assert unknown.as_json()["holds"] is None and unknown.as_json()["z"] is None
+    bad = Identity("policy", sure(1), sure(1), sure(0.5))
+    verdict, findings = judge(replace(case(), identities=(unknown, bad)))
+    assert verdict == "damage" and findings[0].rule == "broken-identity" and findings[0].number == pytest.approx(50)
+
+
+def test_an_error_that_is_not_known_is_not_written(models):
+    alone = Estimate(0.123, math.nan, 3, 1)
+    assert str(alone) == "0.123 (one prompt: no error)"
+    assert "nan" not in str(Evaluation("pairs", {"margin": alone}))
+    sets = {
+        name: scored(TEXTS[:1], policy=models[0], reference=models[1], pad_id=PAD)
+        for name in ("data", OF_REFERENCE, OF_POLICY)
+    }
+    found = measured(sets)
+    report = ReferenceReport(found, *judge(found))
+    assert "nan" not in "\n".join(report.lines()) + reference_page(report).partition("<img")[0]
+    assert "standard error" in "\n".join(report.lines()) and "standard error" in reference_page(report)
+
+
+def without(model, token):
+    """The same model with the logit of a token at −∞ everywhere."""
+    old = model.lm_head
+    head = torch.nn.Linear(old.in_features, old.out_features)
+    bias = torch.zeros(old.out_features)
+    bias[token] = -math.inf
+    head.load_state_dict({"weight": old.weight.detach(), "bias": bias})
+    model.lm_head = head
+    return model
+
+
+def test_a_token_ruled_out_by_both_models_changes_no_number():
+    """Entropies and KLs are those over the rest of the vocabulary, and a moved policy is not called unmoved."""
+    ours, theirs = without(tiny(seed=1), 30), without(tiny(seed=0), 30)
+    found = scored(TEXTS, policy=ours, reference=theirs, pad_id=PAD)
+    assert all(bool(getattr(found.laws, name).isfinite().all()) for name in COLUMNS)
+    rest = [i for i in range(40) if i != 30]
+    p, q = (law(model, [*TEXTS[0].prompt])[-1][rest] for model in (tiny(seed=1), tiny(seed=0)))
+    p, q = p - np.log(np.exp(p).sum()), q - np.log(np.exp(q).sum())
+    first = {"entropy": -(np.exp(p) * p).sum(), "kl": (np.exp(p) * (p - q)).sum(), "back": (np.exp(q) * (q - p)).sum()}
+    for name, value in first.items():
+        assert float(getattr(found.laws, name)[0, 0]) == pytest.approx(value, abs=2e-5), name
+    sets = dict.fromkeys(("data", OF_REFERENCE, OF_POLICY), found)
+    assert "unmoved" not in {one.rule for one in judge(measured(sets))[1]}
+
+
+@pytest.mark.parametrize("side", ["policy", "reference"])
+def test_a_token_ruled_out_by_one_model_is_a_finding(side):
+    ours, theirs = tiny(seed=1), tiny(seed=0)
+    without(ours if side == "policy" else theirs, 8)  # TEXTS[0] has it
+    found = scored(TEXTS, policy=ours, reference=theirs, pad_id=PAD)
+    now = measured(dict.fromkeys(("data", OF_REFERENCE, OF_POLICY), found))
+    infinite = now.sets["data"].kl if side == "reference" else now.sets["data"].back
+    assert infinite.mean == math.inf
+    verdict, findings = judge(now)
+    assert verdict == "damage" and findings[0].rule == "not-finite" and findings[0].remedy
+    report = ReferenceReport(now, verdict, findings)
+    json.dumps(report.as_json(), allow_nan=False)
+    assert "not finite" in reference_page(report) and "whether they agree is not known" in "".join(report.lines())
+
+
 def test_samples_of_another_law_are_found_out(models):
     cold = scored(samples(models[1], seed=1, temperature=0.5), policy=models[0], reference=models[1], pad_id=PAD)
     assert not identity(cold, law="reference").holds
@@ -237,6 +327,8 @@ def case(*, chosen=None, reference=None, policy=None, gap=0.0, apart=1.0, margin
 
 
 CASES = [
+    ("not-finite", "damage", {"policy": {"kl": Estimate(math.inf, math.nan, 100, 50)}}),
+    ("not-finite", "damage", {"reference": {"back": Estimate(math.nan, math.nan, 100, 50)}}),
     ("broken-identity", "damage", {"z": 4.5}),
     ("poor-coverage", "warning", {"chosen": {"rare": sure(0.06), "ratio": sure(0, 1)}}),
     ("off-policy", "note", {"chosen": {"surprise": sure(0.2), "ratio": sure(0, 1)}}),
@@ -277,6 +369,10 @@ def test_nothing_is_found_where_nothing_is():
     assert len(RULES) == len({rule for rule, _, _ in CASES}) + 1
     verdict, (one,) = judge(_still())
     assert (verdict, one.rule) == ("unmoved", "unmoved")
+    no_number = Estimate(math.nan, math.nan, 100, 50)
+    unknown = {name: replace(one, kl=no_number, back=no_number) for name, one in _still().sets.items()}
+    verdict, findings = judge(replace(_still(), sets=unknown))
+    assert verdict == "damage" and [one.rule for one in findings] == ["not-finite"]
 
 
 def _still():
@@ -361,6 +457,56 @@ def test_prompts_alone_and_demonstrations_will_do(folder, models, capsys):
         assert "log π/π_ref" in reference_page(found)
 
 
+def test_two_ids_that_changed_places_are_refused(folder, tmp_path, capsys):
+    """The vocabularies are of one size: only their entries tell."""
+    saved(tmp_path / "moved")
+    text = (tmp_path / "moved" / "tokenizer.json").read_text()
+    words = {'"w7": 7': '"w7": 8', '"w8": 8': '"w8": 7'}
+    for old, new in words.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "moved" / "tokenizer.json").write_text(text)
+    capsys.readouterr()
+    words = ["--model", folder / "policy", "--ref", tmp_path / "moved", "--data", folder / "prompts.jsonl"]
+    assert main(["diagnose", *map(str, words), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "has another tokenizer than the policy (4 entries differ)" in told and told.count("\n") == 1
+
+
+def test_rows_of_the_training_are_said_to_be_such(folder, tmp_path, capsys):
+    runs.jsonl(tmp_path / "train.jsonl", runs.rows("pairs"))
+    (tmp_path / "copy.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    runs.jsonl(tmp_path / "held.jsonl", runs.rows("pairs", count=9))
+    shutil.copytree(folder / "policy", tmp_path / "run" / "model")
+    settings = f"recipe: dpo\nmodel: {folder / 'base'}\ndata: {tmp_path / 'train.jsonl'}\n"
+    (tmp_path / "run" / "config.yaml").write_text(settings)
+    run = opened(str(tmp_path / "run")).settings
+    for name, rule in (("train", "training-data"), ("copy", "training-data"), ("held", None)):
+        found = seen(str(tmp_path / f"{name}.jsonl"), "train", run)
+        assert (found and found.rule) == rule
+    hub = {"data": "some/set", "split": "train"}
+    assert seen("some/set", "train", hub) and not seen("some/set", "test", hub) and not seen("x", "train", {})
+    words = ["--model", tmp_path / "run", "--data", tmp_path / "train.jsonl", "--prompts", 4, "--samples", 1]
+    words = ["diagnose", *map(str, words), "--max-new-tokens", "3", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert "[warning] The policy was trained on these very rows" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "reference.json").read_text())["findings"]
+    assert "training-data" in {one["rule"] for one in found}
+    assert main([*words, str(tmp_path / "out")]) == 0  # its own output may be replaced
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "run")]) == 2  # a run's directory may not be written into
+    assert "which is no output of diagnose --model: give another --out" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "model"]
+
+
+def test_masses_are_written_so_that_something_is_said(models):
+    found = scored(TEXTS, policy=models[0], reference=models[1], pad_id=PAD)
+    now = measured(dict.fromkeys(("chosen", OF_REFERENCE, OF_POLICY), found))
+    tiny_ = replace(now.mass, before={"chosen": Estimate(3e-20, 1e-21, 4, 3)})
+    page = reference_page(ReferenceReport(replace(now, mass=tiny_), *judge(now)))
+    assert '3.0e-20 <span class="se">± 1.0e-21</span>' in page and "0.000 " not in page.partition("Every number")[0]
+
+
 ALL = ["--model", "{policy}", "--ref", "{base}", "--data", "{data}", "--out", "{out}"]
 
 
@@ -377,8 +523,8 @@ ALL = ["--model", "{policy}", "--ref", "{base}", "--data", "{data}", "--out", "{
         ([*ALL, "--samples", "0"], "1 or more"),
         (ALL, "leaves no room"),
         (["--model", "{policy}", "--ref", "{small}", "--data", "{data}", "--out", "{out}", "--max-new-tokens", "4"],
-         "the policy has 40 tokens and the reference 30: they must share a vocabulary"),
-        (["--model", "{unfinished}", "--data", "{data}", "--out", "{out}"], "is a run without a model yet"),
+         "another tokenizer than the policy (10 entries differ): both models score the same token ids"),
+        (["--model", "{unfinished}", "--data", "{data}", "--out", "{out}"], "is a run that has not written its model"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(folder, tmp_path, capsys, words, complaint):
@@ -399,13 +545,15 @@ def test_what_is_wrong_is_said_in_one_line(folder, tmp_path, capsys, words, comp
     [("null", "start"), ("copy", "start"), ("adapter", "start"), ("cached", "start"), ("other", "other")],
 )
 def test_a_run_knows_its_reference(tmp_path, ref, known):
-    assert run_model(str(tmp_path)) == (str(tmp_path), None)
+    assert (opened(str(tmp_path)).model, opened(str(tmp_path)).reference) == (str(tmp_path), None)
     (tmp_path / "config.yaml").write_text(f"model: start\nref: {ref}\n")
     saved(tmp_path / "model")
-    assert run_model(str(tmp_path)) == (str(tmp_path / "model"), known)
-    (tmp_path / "config.yaml").write_text("[")
-    with pytest.raises(InputError, match="not the settings of a run"):
-        run_model(str(tmp_path))
+    found = opened(str(tmp_path))
+    assert (found.model, found.reference) == (str(tmp_path / "model"), known)
+    for text, complaint in (("[", "cannot be read as YAML"), ("beta: 1", "not the settings of a run")):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match=complaint):
+            opened(str(tmp_path))
 
 
 def test_steps_of_two_models_are_refused(models):

@@ -15,10 +15,11 @@ import pytest
 
 from tokenward.diagnose.lens.rows import TokenRow, write_rows
 from tokenward.errors import InputError
-from tokenward.report import figures
+from tokenward.report import figures, study_figures
 from tokenward.report.page import write_page
-from tokenward.report.records import gather
+from tokenward.report.records import RunRecord, gather
 from tokenward.runlog import RunLog
+from tokenward.studies.study import Figure, Series
 
 NASTY = "<script>alert(\"x\")</script> & ü 'q'"
 
@@ -173,6 +174,41 @@ def test_numbers_that_are_none_leave_a_gap(tmp_path):
     RunLog(folder / "events.jsonl").append({"event": "update", "update": 2, "loss": float("nan"), "score": True})
     ((run,), _) = gather([folder])
     assert run.series("loss") == ([1], [1.0]) and run.series("score") == ([], [])
+
+
+def sheet(run, order, monkeypatch):
+    """The axes that `curves` draws."""
+    kept = []
+    plain = figures._svg
+    monkeypatch.setattr(figures, "_svg", lambda figure: kept.append(figure) or plain(figure))
+    assert "</svg>" in figures.curves([run], metric="loss", title="loss of $x^{$", order=order)
+    return kept[0].axes[0]
+
+
+@pytest.mark.parametrize("name", ["a $\\frac{$ b", "$\\no$", "_hidden", "$x$"])
+def test_names_are_drawn_letter_by_letter(tmp_path, name, monkeypatch):
+    run = RunRecord(name, "dpo", {}, "", tuple({"update": i, "loss": 1.0} for i in range(1, 6)))
+    axes = sheet(run, [name, "other"], monkeypatch)
+    (drawn,) = axes.get_legend().get_texts()
+    text, math = drawn._preprocess_math(drawn.get_text())
+    assert text.strip() == name and not math
+    shown = Figure(name, name, name, name, (Series(name, [1.0], [1.0]), Series(name, [2.0], [1.0])), "")
+    assert study_figures.svg(shown) and study_figures.png(shown)
+    bars = Figure("f", "t", "x", "y", tuple(Series(name, [name], [1.0], style="bars") for _ in range(2)), "")
+    assert study_figures.svg(bars)
+    methods = {name: {"kl": 1.0, "reward": 1.0}}
+    assert "</svg>" in figures.frontier(methods)
+
+
+def test_a_line_is_named_where_the_page_has_other_runs_and_updates_are_whole(tmp_path, monkeypatch):
+    ((run, _), _) = gather([run_folder(tmp_path / "a", updates=3), run_folder(tmp_path / "b", recipe="kto")])
+    axes = sheet(run, ["a", "b"], monkeypatch)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a"]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    monkeypatch.undo()
+    assert sheet(run, ["a"], monkeypatch).get_legend() is None
+    whole = study_figures.drawn(Figure("f", "t", "update", "y", (Series("a", [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]),), ""))
+    assert all(float(tick).is_integer() for tick in whole.axes[0].get_xticks())
 
 
 def test_a_run_without_updates_is_listed(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests import runs
+from tokenward.cli import main as cli
 from tokenward.errors import InputError
 from tokenward.runlog import read
 from tokenward.train import checkpoint, directory, loop
@@ -138,6 +139,23 @@ def test_changed_data_and_models_are_refused(monkeypatch: pytest.MonkeyPatch, tm
     runs.tiny.saved(Path(config.model), seed=5)
     with pytest.raises(InputError, match=r"model = .*base has changed since this run began"):
         loop.resume(Path(config.out), show="nothing")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copied_run_goes_on_where_it_was_copied_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = prepared(tmp_path, "dpo", updates=4)
+    loop.run(config, "dpo", show="nothing")
+    original, copied = Path(config.out), tmp_path / "copied"
+    before = contents(original)
+    shutil.copytree(original, copied)
+    shutil.rmtree(copied / "model")
+    assert cli(["train", "--resume", str(copied)]) == 0
+    assert contents(original) == before
+    same(original, copied)
+    assert directory.settings(copied).config.out == str(copied)
 
 
 def test_a_finished_run_and_an_empty_directory_are_refused(tmp_path: Path) -> None:

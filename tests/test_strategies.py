@@ -11,7 +11,7 @@ import torch
 
 from tests import runs
 from tests.test_search import PROMPTS, Tree, language
-from tests.tiny import EOS, PAD, saved, tiny
+from tests.tiny import EOS, PAD, VOCABULARY, saved, tiny, word_tokenizer
 from tokenward.cli import main
 from tokenward.errors import InputError, RunError
 from tokenward.models import load
@@ -23,7 +23,9 @@ from tokenward.search.best_of_n import best_of_n, draws, sample
 from tokenward.search.budget import Budget
 from tokenward.search.combined import Combined, combined_law
 from tokenward.search.guided import guided
+from tokenward.search.mcts import tree_search
 from tokenward.search.problem import Path
+from tokenward.search.strategies import Asked
 from tokenward.search.vote import by_answer, by_pattern, elected, weighted_vote
 
 # --- the same beams as transformers' generate -----------------------------------------------------------------------
@@ -122,6 +124,17 @@ def test_tokens_of_no_probability_stay_out_of_a_combination():
     assert law.tolist() == [[-inf, 0.0, -inf, -inf]]
 
 
+def test_a_combination_of_beta_zero_is_the_base_and_what_the_reference_never_writes_stays_out():
+    base, proxy, ref = (
+        torch.tensor([law]).double().log() for law in ([0.5, 0.2, 0.3], [0.0, 0.4, 0.6], [0.5, 0.5, 0.0])
+    )
+    assert torch.equal(combined_law(base, proxy, ref, beta=0.0), base.log_softmax(-1))
+    for beta in (0.5, -0.5):
+        assert combined_law(base, proxy, ref, beta=beta).exp().tolist() == [[0.0, 1.0, 0.0]]
+    with pytest.raises(InputError, match="share no token"):
+        combined_law(base, proxy, torch.tensor([[1.0, 0.0, 0.0]]).double().log(), beta=1.0)
+
+
 # --- guidance --------------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +186,34 @@ def test_a_vote_sums_weights_and_leaves_out_who_has_no_answer():
     found = elected(paths, logs, ["a", "b", "b", "b", None])
     assert found.path.state == 2 and found.score == pytest.approx(5.5 / 10.5)
     assert elected(paths, [0.0] * 5, ["a", "b", None, "a", "b"]).path.state == 0  # a tie: the earlier answer
-    assert elected(paths, logs, [None] * 5).score == 1.0  # nobody answers: all are one
+    nobody = elected(paths, logs, [None] * 5)  # the heaviest text, and no share of any vote
+    assert nobody.path.state == 4 and nobody.score == 0.0 and {share for _, share in nobody.compared} == {0.0}
+
+
+def test_votes_by_implicit_reward_weigh_the_same_whatever_beta_is():
+    shares = [
+        weighted_vote(Tree(seed=3), ["p"], n=9, extract=lambda state: len(state[1]), weight="implicit", beta=beta)
+        for beta in (0.1, 0.0, 7.0)
+    ]
+    assert shares[0].found[0].score == shares[1].found[0].score == shares[2].found[0].score < 1.0
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
+def test_every_search_that_reads_beta_refuses_one_that_is_no_scale(beta):
+    tree, line = Tree(seed=1), "^beta must be a finite number above 0, got"
+    for search in (
+        lambda: weighted_vote(tree, ["p"], n=2, extract=str, weight="reward", beta=beta),
+        lambda: guided(tree, ["p"], by="implicit", beta=beta),
+        lambda: best_of_n(tree, ["p"], n=2, by="implicit", beta=beta),
+        lambda: beam_search(tree, ["p"], width=2, by="implicit", beta=beta),
+        lambda: tree_search(tree, ["p"], simulations=2, values="implicit", beta=beta),
+        lambda: Asked("vote", by="reward", reward="length:3", answer=".", beta=beta),
+    ):
+        with pytest.raises(InputError, match=line):
+            search()
+    if beta != beta or beta > 0:
+        with pytest.raises(InputError, match="--proxy-beta must be finite"):
+            Combined(tree, tree, beta=beta)
 
 
 def test_votes_of_the_reference_estimate_the_optimum():
@@ -282,7 +322,21 @@ def test_every_strategy_writes_records(words, places, capsys):
         ({"strategy": "guided", "n": 3}, "--n belongs to sample and best-of-n and vote and beam; guided does not"),
         ({"budget_tokens": 9}, "--budget-tokens belongs to .*; sample does not read it"),
         ({"ref": "x"}, "--ref belongs to .*; sample does not read it"),
-        ({"strategy": "mcts"}, "mcts by critic needs --critic"),
+        ({"strategy": "mcts"}, "mcts by critic needs --critic; or give --by implicit or --by reward"),
+        (
+            {"strategy": "mcts", "by": "implicit", "ref": "x", "critic": "y"},
+            "--critic is read by --by critic; mcts by implicit does not read it: leave it out",
+        ),
+        (
+            {"strategy": "beam", "by": "implicit", "ref": "x", "proxy": "y", "proxy_ref": "z"},
+            "--ref is not read with --proxy: a combination is compared with its base",
+        ),
+        (
+            {"strategy": "vote", "by": "implicit", "ref": "x", "answer": ".", "beta": 2.0},
+            "vote by implicit reward weighs by π/π_ref, whatever --beta is: leave it out",
+        ),
+        ({"strategy": "guided", "critic": "x", "take": "rerank", "eta": 0.5}, "--take rerank does not read it"),
+        ({"strategy": "beam", "by": "implicit", "ref": "x", "beta": -1.0}, "beta must be a finite number above 0"),
         ({"strategy": "mcts", "by": "implicit"}, "mcts by implicit reward compares with a reference: give --ref"),
         ({"strategy": "guided", "by": "reward"}, "guided ranks by critic, implicit, got --by reward: unfinished texts"),
         ({"strategy": "beam", "by": "reward"}, "beam ranks by likelihood, implicit, got --by reward: unfinished texts"),
@@ -305,6 +359,42 @@ def test_the_take_of_another_strategy_is_refused(places):
     words = {"strategy": "guided", "critic": places["critic"], "take": "visited"}
     with pytest.raises(InputError, match="--take of guided is argmax, sample, rerank, got visited"):
         next(answers(places["model"], prompts=places["prompts"], max_new_tokens=4, **words))
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("ref", {"strategy": "beam", "by": "implicit"}),
+        ("critic", {"strategy": "guided"}),
+        ("proxy", {"strategy": "beam", "proxy_ref": "MODEL"}),
+        ("proxy_ref", {"strategy": "beam", "proxy": "MODEL"}),
+    ],
+)
+def test_a_model_that_reads_other_tokens_is_refused_by_its_flag(role, words, places, tmp_path):
+    folder = shutil.copytree(places["critic" if role == "critic" else "other"], tmp_path / "other")
+    word_tokenizer(size=VOCABULARY - 2).save_pretrained(folder)
+    words = {name: places["model"] if word == "MODEL" else word for name, word in words.items()} | {role: str(folder)}
+    line = (
+        rf"^--{role.replace('_', '-')} \S+ has another tokenizer than the policy \(2 entries differ\): it reads the "
+        "policy's token ids: give a model that was trained from the same base$"
+    )
+    with pytest.raises(InputError, match=line):
+        next(answers(places["model"], prompts=places["prompts"], **words))
+
+
+def test_a_run_directory_stands_for_its_model(places, tmp_path):
+    for name in ("model", "other"):
+        shutil.copytree(places[name], tmp_path / name / "model")
+        (tmp_path / name / "config.yaml").write_text("recipe: dpo\n")
+    words = {"prompts": places["prompts"], "strategy": "beam", "by": "implicit", "max_new_tokens": 4}
+    one, two = (
+        [(record["completion"], record["score"]) for record in answers(model, ref=ref, **words)]
+        for model, ref in (
+            (str(tmp_path / "model"), str(tmp_path / "other")),
+            (places["model"], places["other"]),
+        )
+    )
+    assert one == two
 
 
 def test_values_of_a_run_are_found_and_a_model_without_any_is_refused(places, tmp_path):

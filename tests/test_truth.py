@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tokenward.data import world, world_rows
 from tokenward.diagnose.lens.rows import TokenRow
-from tokenward.diagnose.measures.intervals import auc
+from tokenward.diagnose.measures.intervals import auc, numbered
 from tokenward.diagnose.truth import injected
 from tokenward.diagnose.truth.human import read_questions
 from tokenward.diagnose.truth.localization import (
@@ -30,9 +31,9 @@ from tokenward.diagnose.truth.localization import (
     shown,
     suspicion,
 )
-from tokenward.diagnose.truth.ranking import average_precision, numbered, redrawn
+from tokenward.diagnose.truth.ranking import average_precision, redrawn
 from tokenward.errors import InputError
-from tokenward.lab.theory.ranking import ranked
+from tokenward.lab.theory.ranking import BLOCK, ranked
 from tokenward.studies import study as studies
 from tokenward.trained.credit import habits, measure, words
 from tokenward.trained.credit.plan import Plan
@@ -88,6 +89,41 @@ def test_copies_of_owners_are_the_same_as_events_written_so_often():
     for row, area, average in zip(copies, areas.tolist(), averages.tolist(), strict=True):
         times = row[owner].astype(int)
         assert (area, average) == pytest.approx(brute(np.repeat(scores, times), np.repeat(labels, times)))
+
+
+def test_draws_are_worked_off_in_blocks_of_the_same_numbers(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randint(20, (300,), generator=rng).double()
+    each = {
+        "positive": torch.rand(300, generator=rng) < 0.2, "owner": torch.arange(300) % 30,
+        "copies": redrawn(30, draws=40, seed=0),
+    }  # fmt: skip
+    whole = ranked(scores, **each)
+    for block in (1, 301, 7 * 300):
+        monkeypatch.setattr("tokenward.lab.theory.ranking.BLOCK", block)
+        assert all(torch.equal(one, two) for one, two in zip(whole, ranked(scores, **each), strict=True))
+
+
+def test_memory_of_a_ranking_does_not_grow_with_texts_times_tokens():
+    """2,000 texts of 50 tokens: a table of texts × tokens would be 2·10⁸ numbers; the largest made here is counted."""
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            for one in made if isinstance(made, tuple | list) else (made,):
+                largest = max(largest, one.nbytes if isinstance(one, torch.Tensor) else 0)
+            return made
+
+    rng = torch.Generator().manual_seed(0)
+    owner = torch.arange(2000).repeat_interleave(50)
+    copies = redrawn(2000, draws=200, seed=0)
+    each = {"positive": torch.rand(100_000, generator=rng) < 0.1, "owner": owner, "copies": copies}
+    with Sizes():
+        area, precision = ranked(torch.randn(100_000, generator=rng), **each)
+    assert len(area) == len(precision) == 201 and (area - 0.5).abs().max() < 0.05
+    assert largest <= 8 * max(BLOCK + BLOCK // 100, copies.numel()) < 10e6
 
 
 def test_a_weighting_without_a_kind_has_no_area():
@@ -226,6 +262,12 @@ def test_a_table_reads_back_and_shows_its_numbers():
 def test_what_cannot_be_ranked_is_refused(rows, scores, says):
     with pytest.raises(InputError, match=says):
         localization(rows, scores)
+
+
+def test_a_number_that_is_nan_is_refused_by_its_place():
+    rows = [TokenRow("p", ("x", "y"), {}, wrong=("", "a"))] * 2
+    with pytest.raises(InputError, match="s: NaN at token 2 of text 1; None is for a token without a number"):
+        localization(rows, {"s": [[0.0, math.nan], [None, 1.0]]}, draws=100)
 
 
 def test_numbers_of_rows_are_turned_towards_errors():

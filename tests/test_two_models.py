@@ -334,7 +334,7 @@ def test_the_size_of_micro_batches_changes_nothing(tmp_path):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_goes_on_bit_for_bit_with_both_models(tmp_path, monkeypatch, lora_rank):
     straight = two_models.config(tmp_path, updates=4, save_every=1, lora_rank=lora_rank)
     loop.run(straight, "dpo", show="nothing")

@@ -32,6 +32,14 @@ def test_a_model_of_another_tokenizer_is_refused_by_its_flag(recipe: str, role: 
     assert "\n" not in str(error.value)
 
 
+def test_the_run_directory_of_a_model_of_another_tokenizer_is_refused_too(tmp_path: Path) -> None:
+    other(tmp_path / "run")
+    (tmp_path / "run" / "other").rename(tmp_path / "run" / "model")
+    config = runs.config(tmp_path, "dpo", ref=str(tmp_path / "run"))
+    with pytest.raises(InputError, match=r"^ref = .*run: another tokenizer than the policy's \(2 entries differ\)"):
+        vocabulary.tokenizer(config)
+
+
 def test_a_copy_of_the_tokenizer_or_none_is_taken(tmp_path: Path) -> None:
     config = runs.config(tmp_path, "dpo")
     copy = tmp_path / "copy"

@@ -7,10 +7,18 @@ from faults.fault import Fault
 HERE, TESTS = "src/tokenward/diagnose/reference", ("tests/test_reference.py",)
 
 REFERENCE = [
-    Fault("src/tokenward/models/two_laws.py", "(ref.exp() * (ref - law)).sum(-1),", "(law.exp() * (law - ref)).sum(-1),",
+    Fault("src/tokenward/models/two_laws.py", "mean_under(ref, ref - law),", "mean_under(law, law - ref),",
           "KL(π_ref‖π) is KL(π‖π_ref)", TESTS),
     Fault("src/tokenward/models/two_laws.py", "_head(reference, policy, state) / temperature", "_head(reference, policy, state)",
           "the reference is scored at temperature 1, whatever is asked", TESTS),
+    Fault("src/tokenward/models/divergence.py", "values.masked_fill(share == 0, 0.0)", "values",
+          "0 · log 0 is NaN", ("tests/test_forward.py", *TESTS)),
+    Fault(f"{HERE}/identity.py", "limit(max(self.gap.clusters - 1, 1))", "4.0",
+          "two texts are judged as many are", TESTS),
+    Fault(f"{HERE}/findings.py", "if not all(one.kl.mean <= 1e-9 and one.back.mean <= 1e-9", "if any(one.kl.mean > 1e-9 or one.back.mean > 1e-9",
+          "KLs that are no numbers are read as 0", TESTS),
+    Fault(f"{HERE}/files.py", "cmp(here, there, shallow=False)", "False",
+          "a copy of the training rows passes as held out", TESTS),
     Fault(f"{HERE}/texts.py", "order = torch.argsort((~batch.mask).to(torch.int8)", "order = torch.argsort(batch.mask.to(torch.int8)",
           "columns of a text begin with its prompt", TESTS),
     Fault(f"{HERE}/texts.py", "(sums - mean * counts)", "sums",

@@ -27,7 +27,7 @@ TRUST = [
           "a constrained step without its damping", STEP),
     Fault(TRAIN, "weight=weight / total,", "weight=weight,",
           "the Fisher matrix is a sum over tokens, the KL a mean", STEP),
-    Fault(f"{MODELS}/forward.py", '(was.exp() * (was - law)).sum(-1)', '(law.exp() * (law - was)).sum(-1)',
+    Fault(f"{MODELS}/forward.py", 'mean_under(was, was - law)', 'mean_under(law, law - was)',
           "kl_of_old is KL(π‖π_old) turned round", OLD),
     Fault(f"{MODELS}/roles.py", "copy.deepcopy(policy, memo=dict(shared))", "copy.deepcopy(policy)",
           "the old policy of a LoRA run is a second model", ADAPTERS),

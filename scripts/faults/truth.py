@@ -5,16 +5,17 @@ from __future__ import annotations
 from faults.fault import Fault
 
 RANKING = "src/tokenward/lab/theory/ranking.py"
+INTERVALS = "src/tokenward/diagnose/measures/intervals.py"
 TRUTH = "src/tokenward/diagnose/truth"
 TESTS = ("tests/test_truth.py",)
 
 TRUTHS = [
-    Fault(RANKING, "hits[:, until[negative] + 1]).double() / 2", "hits[:, before[negative]]).double() / 2",
+    Fault(RANKING, "(before - hits_before + until - hits_until) / 2", "until - hits_until",
           "AUC: equal scores count as lost", TESTS),
-    Fault(RANKING, "at = until[positive] + 1", "at = torch.arange(len(ordered))[positive] + 1",
-          "average precision: equal scores are thresholds of their own, in the order of the file", TESTS),
-    Fault(f"{TRUTH}/ranking.py", "torch.randint(clusters, (draws, clusters), generator=random)",
-          "torch.arange(clusters).expand(draws, clusters)", "the bootstrap draws every text once", TESTS),
+    Fault(RANKING, "new = ordered[1:] != ordered[:-1]", "new = torch.ones(len(ordered) - 1, dtype=torch.bool)",
+          "equal scores are thresholds of their own, in the order of the file", TESTS),
+    Fault(INTERVALS, "torch.randint(count, (draws, count), generator=random)",
+          "torch.arange(count).expand(draws, count)", "the bootstrap draws every text once", TESTS),
     Fault(f"{TRUTH}/localization.py", "ends(a - b, level=level)", "ends(b - a, level=level)",
           "the lead of one score over another has the other sign", TESTS),
     Fault(f"{TRUTH}/localization.py", "k == error for k in table.wrong], dtype=torch.bool)\n        kept = labels |",

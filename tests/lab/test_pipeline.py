@@ -52,6 +52,17 @@ def test_the_batch_holds_what_it_says():
     torch.testing.assert_close(float(value), loss_of(here, here.joint(laws(5))), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interaction_is_the_largest_over_all_prompts_and_answers(seed):
+    here = world("mixed", seed=seed)
+    r = here.reward.tolist()
+    every = [
+        abs(r[a][z][c] - r[b][z][c] - r[a][z][d] + r[b][z][d])
+        for a, b, z, c, d in product(range(X), range(X), range(Z), range(Y), range(Y))
+    ]
+    assert here.interaction == pytest.approx(max(every), rel=1e-12)
+
+
 @pytest.mark.parametrize("recipe", ["dpo", "rda"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_joint_training_reaches_the_optimum_where_it_is_a_product(recipe, seed):

@@ -142,13 +142,13 @@ def test_b2_gae_of_the_residual_is_that_of_ppo_with_a_shifted_critic(lam):
     assert float((other - left).abs().max()) > 1e-3
 
 
-def test_b2_a_blind_critic_sees_the_placement_with_lambda_below_one():
-    """V = 0: with λ = 1 a later place changes later advantages alone; the first token's return is the same."""
+def test_b2_a_blind_critic_sees_the_placement_with_lambda_or_gamma_below_one():
+    """V = 0: with λ = γ = 1 a later place changes later advantages alone; the first token's return is the same."""
     batch = batch_of()
     stats = replace(stats_of(batch), old_value=torch.zeros_like(batch.reward))
 
-    def advantage(where, lam):
-        recipe = build("rto", placement=where, beta_guide=0.7, lam=lam)
+    def advantage(where, lam, gamma=1.0):
+        recipe = build("rto", placement=where, beta_guide=0.7, lam=lam, gamma=gamma)
         return replace(recipe, steps=recipe.steps[:-1]).signal(batch, stats).advantage
 
     start = batch.mask.to(torch.int8).argmax(-1)[:, None]
@@ -157,6 +157,8 @@ def test_b2_a_blind_critic_sees_the_placement_with_lambda_below_one():
         torch.testing.assert_close(first[0], first[1], rtol=1e-12, atol=1e-12)
         apart = [advantage(w, 0.95).gather(1, start) for w in ("token", where)]
         assert float((apart[0] - apart[1]).abs().max()) > 1e-3
+        discounted = [advantage(w, 1.0, gamma=0.9).gather(1, start) for w in ("token", where)]
+        assert float((discounted[0] - discounted[1]).abs().max()) > 1e-3
 
 
 def test_spans_break_behind_ends_and_at_foreign_tokens():

@@ -38,14 +38,14 @@ def diagnose(words: list[str]) -> int:
 
 def _reference(flags: dict[str, str]) -> int:
     """A policy against its reference and data."""
+    from tokenward.diagnose.lens.request import claim
     from tokenward.diagnose.reference.files import diagnose_files, write_report
     from tokenward.report.reference_page import write_reference_page
 
     if "out" not in flags:
         raise InputError("diagnose --model needs out: give --out DIR")
     folder = Path(flags.pop("out"))
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out = {folder} is a file: give a directory")
+    claim(folder, own=("reference.json", "reference.html"), by="diagnose --model")
     found = call(diagnose_files, [f"--{key}={value}" for key, value in flags.items()], of="diagnose")
     print("\n".join(found.lines()))
     print(f"numbers: {write_report(found, folder)}\npage: {write_reference_page(found, folder)}")

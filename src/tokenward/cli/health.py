@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenward.cli.words import only
+from tokenward.errors import InputError
 
 HEALTH_USAGE = """\
 tokenward diagnose RUN_DIR… [--out DIR]
@@ -20,9 +21,15 @@ def health(folders: list[str], flags: dict[str, str]) -> int:
     only(flags, ("out",), of="diagnose")
     from tokenward.diagnose.health import run
 
-    for folder, found in zip(folders, run.health(folders), strict=True):
+    out = flags.get("out")
+    paths = [Path(one) / run.FILE if out is None else Path(out) / f"{Path(one).resolve().name}.json" for one in folders]
+    for index, path in enumerate(paths):
+        if out is not None and (first := paths.index(path)) < index:
+            raise InputError(
+                f"diagnose: {folders[first]} and {folders[index]} would both be written to {path}: leave --out out "
+                "(each run then gets its own health.json), or ask for one at a time"
+            )
+    for found, path in zip(run.health(folders), paths, strict=True):
         print("\n".join(found.lines()))
-        out = flags.get("out")
-        path = Path(folder) / run.FILE if out is None else Path(out) / f"{found.run}.json"
         print(f"  {run.write(found, path)}")
     return 0

@@ -36,9 +36,9 @@ def credit(words: list[str]) -> int:
     from tokenward.diagnose.lens.record import credit as work
     from tokenward.report.lens.page import write_lens
 
-    recipe = _recipe(flags)
+    recipe, pull = _recipe(flags)
     request = Request(**arguments(Request, flags, of="credit"))  # type: ignore[arg-type]
-    found = work(request, recipe=recipe)
+    found = work(request, recipe=recipe, recipe_beta=pull)
     page = found.folder / "credit.html"
     write_lens(found.folder / "credit.jsonl", page, title=f"credit of {request.model}", notes=found.notes)
     print("\n".join(found.notes), file=sys.stderr)
@@ -46,15 +46,16 @@ def credit(words: list[str]) -> int:
     return 0
 
 
-def _recipe(flags: dict[str, Any]) -> Recipe | None:
+def _recipe(flags: dict[str, Any]) -> tuple[Recipe | None, float | None]:
     """The recipe that is asked for; its keywords leave the flags, but for beta, which credit reads as well.
 
-    The recipe of the run itself keeps the run's keywords where no others are given.
+    The recipe of the run itself keeps the run's keywords where no others are given. Beside it stands the keyword that
+    holds its policy to the reference, where it has one.
     """
     name = flags.pop("recipe", None)
     if name is None:
-        return None
-    from tokenward.diagnose.lens.run_directory import trained
+        return None, None
+    from tokenward.diagnose.lens.run_directory import pull_of, trained
     from tokenward.recipes import build
 
     make = recipe_maker(name)
@@ -62,4 +63,6 @@ def _recipe(flags: dict[str, Any]) -> Recipe | None:
     given = {key: flags[key] if key == "beta" else flags.pop(key) for key in list(flags) if key in own}
     run = trained(flags["model"]) if "model" in flags else None
     before = run.keywords if run is not None and run.recipe == name else {}
-    return build(name, **{**before, **arguments(make, given, of=name)})
+    keywords = {**before, **arguments(make, given, of=name)}
+    recipe = build(name, **keywords)
+    return recipe, pull_of(recipe, make, keywords)

@@ -108,7 +108,7 @@ class ShownToken:
 @final
 @dataclass(frozen=True)
 class ShownRow:
-    """One row as training sees it; `role`: prompt, response, chosen or rejected, with its step; `note`: what is known."""
+    """One row as training sees it; `role`: prompt, response, chosen or rejected, with its step; `note`: what else."""
 
     where: str
     role: str

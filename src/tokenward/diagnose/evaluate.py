@@ -16,6 +16,7 @@ from tokenward.models import frozen, load
 from tokenward.models.forward import Scorer
 from tokenward.rollout.rewards import Reward
 from tokenward.rollout.rewards import judge as load_judge
+from tokenward.rollout.rewards.model import SAME_BASE, same_tokens
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.types import Batch, Rollout
 
@@ -73,6 +74,8 @@ def evaluate(
     Pairs need `ref` unless the model is a reward model; prompts need `ref` for the KL and `reward` for the reward.
     """
     tokenizer = load.tokenizer(model)
+    if ref is not None and load.holds_tokenizer(load.located(ref)):
+        same_tokens(ref, tokenizer, what="--ref", remedy=SAME_BASE)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     scores = load.is_reward_model(model)
     policy = (load.reward_model if scores else load.policy)(model, dtype=dtype, device=device)

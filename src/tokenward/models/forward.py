@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off, has_adapters
+from tokenward.models.divergence import mean_under
 from tokenward.types import Batch, TokenStats
 
 HEAD_FIELDS = ("logp", "entropy", "kl_ref", "kl_old", "kl_of_old")  # need the vocabulary
@@ -195,19 +196,19 @@ class Scorer(nn.Module):
             law = logits.log_softmax(-1)
             out: dict[str, Tensor] = {"logp": _pick(law, targets)}
             if "entropy" in wanted:
-                out["entropy"] = -(law.exp() * law).sum(-1)
+                out["entropy"] = -mean_under(law, law)
             if "kl_ref" in wanted and reference is not None and ref_states is not None:
                 with torch.no_grad(), self._other(reference):
                     ref = (reference.logits(ref_states) / temperature).log_softmax(-1)
                 _same_vocabulary(law, ref)
-                out["kl_ref"] = (law.exp() * (law - ref)).sum(-1)
+                out["kl_ref"] = mean_under(law, law - ref)
             if old is not None and set(wanted) & OLD_FIELDS:
                 was = law.detach()
                 if old_states is not None:
                     with torch.no_grad():
                         was = (old.logits(old_states) / temperature).log_softmax(-1)
-                out["kl_old"] = (law.exp() * (law - was)).sum(-1)
-                out["kl_of_old"] = (was.exp() * (was - law)).sum(-1)
+                out["kl_old"] = mean_under(law, law - was)
+                out["kl_of_old"] = mean_under(was, was - law)
             return tuple(out[name] for name in wanted)
 
         return head

@@ -166,7 +166,7 @@ def is_reward_model(path: str) -> bool:
 
 def fingerprint(path: str) -> str:
     """SHA-256 over a model's configuration and weight files; a hub model's commit where it has one."""
-    folder = Path(path)
+    folder = directory(path)
     if not folder.is_dir():
         return f"{path}@{getattr(_config(path), '_commit_hash', None)}"
     total = hashlib.sha256()
@@ -178,12 +178,14 @@ def fingerprint(path: str) -> str:
 
 
 def located(path: str) -> str:
-    """`path` itself, when it is a usable local directory or a name the hub (or its cache) knows."""
-    folder = Path(path).expanduser()
+    """A usable local directory, of a run its model/, or a name the hub (or its cache) knows."""
+    folder = directory(path)
     if folder.is_dir():
         if (folder / "adapter_config.json").exists():
             raise InputError(f"{path} holds a LoRA adapter: merge it into its base first, and give the merged model")
         if not (folder / "config.json").exists():
+            if (folder / "config.yaml").is_file():
+                raise InputError(f"{path} is a run that has not written its model: give a finished run")
             raise InputError(f"{path} has no config.json: not a model directory")
         return str(folder)
     if folder.exists():
@@ -192,6 +194,19 @@ def located(path: str) -> str:
         raise InputError(f"no directory {path}")
     _ask_hub(path)
     return path
+
+
+def directory(path: str) -> Path:
+    """Where a model's files lie: of the directory of a run, in its model/; any other path is its own."""
+    folder = Path(path).expanduser()
+    run = not (folder / "config.json").exists() and (folder / "model" / "config.json").is_file()
+    return folder / "model" if run else folder
+
+
+def holds_tokenizer(path: str) -> bool:
+    """A directory may hold weights alone, for the tokenizer of the policy; a hub name is looked up."""
+    folder = directory(path)
+    return not folder.is_dir() or any(folder.glob("tokenizer*")) or any(folder.glob("vocab*"))
 
 
 def _ask_hub(name: str) -> None:
@@ -266,7 +281,7 @@ def _reading(path: str, what: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        folder = Path(path)
+        folder = directory(path)
         hint = ""
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             hint = " (no .safetensors file in it; weights in pickle form are not read)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from tokenward.errors import InputError
+from tokenward.folders import replaced
 from tokenward.models.adapters import merged
 from tokenward.models.forward import Scorer
 from tokenward.models.quiet import quiet
@@ -69,11 +69,5 @@ def save_reward_model(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, out: P
 @contextmanager
 def _in_place(out: Path) -> Iterator[Path]:
     """A fresh folder that becomes `out` only when everything in it is written."""
-    folder = out.with_name(out.name + ".partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with quiet():
+    with replaced(out) as folder, quiet():
         yield folder
-    if out.exists():
-        shutil.rmtree(out)
-    folder.rename(out)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off, has_adapters
+from tokenward.models.divergence import mean_under
 from tokenward.models.forward import Scorer
 from tokenward.models.frozen import pieces
 from tokenward.types import Batch, present, take
@@ -97,10 +98,10 @@ def _compare(
     columns = (
         logp.squeeze(-1),
         ref_logp.squeeze(-1),
-        -(law.exp() * law).sum(-1),
-        -(ref.exp() * ref).sum(-1),
-        (law.exp() * (law - ref)).sum(-1),
-        (ref.exp() * (ref - law)).sum(-1),
+        -mean_under(law, law),
+        -mean_under(ref, ref),
+        mean_under(law, law - ref),
+        mean_under(ref, ref - law),
         (ref > ref_logp).sum(-1).to(law.dtype),
     )
     return torch.stack(columns)

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tokenward.report.records import RunRecord, number
 
@@ -59,6 +60,7 @@ def curves(runs: Sequence[RunRecord], *, metric: str, title: str, order: Sequenc
     `order` are the names of all runs of the page: a run keeps its color from figure to figure.
     """
     figure, axes = _panel(title, "update")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     for run in runs:
         places, values = run.series(metric)
         index = order.index(run.name)
@@ -66,8 +68,8 @@ def curves(runs: Sequence[RunRecord], *, metric: str, title: str, order: Sequenc
         window = max(1, len(values) // 30)
         if window > 1:
             axes.plot(places, values, color=color, alpha=0.2, linewidth=0.8)
-        axes.plot(places, smooth(values, window), color=color, linestyle=style, linewidth=1.6, label=run.name)
-    if len(runs) > 1:
+        axes.plot(places, smooth(values, window), color=color, linestyle=style, linewidth=1.6, label=plain(run.name))
+    if len(order) > 1:  # with several runs on the page a line is named though it is alone
         axes.legend(fontsize=8, frameon=False)
     return _svg(figure)
 
@@ -98,10 +100,19 @@ def frontier(
         axes.errorbar(
             x, y, xerr=2 * (number(row.get("kl_se")) or 0.0), yerr=2 * (number(row.get("reward_se")) or 0.0),
             fmt=MARKERS[index % len(MARKERS)], color=COLORS[known.index(name) % len(COLORS)], markersize=6, capsize=2,
-            markerfacecolor="white" if name in (search or {}) else None, label=label(name, row),
+            markerfacecolor="white" if name in (search or {}) else None, label=plain(label(name, row)),
         )  # fmt: skip
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _svg(figure)
+
+
+def plain(text: str) -> str:
+    r"""Text as matplotlib draws it letter by letter: no formula between dollar signs, no name hidden by a first "_".
+
+    >>> plain("a $x$"), plain("_b")
+    ('a \\$x\\$', ' _b')
+    """
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def label(name: str, row: Mapping[str, Any]) -> str:
@@ -127,8 +138,8 @@ def data_uri(svg: str) -> str:
 def _panel(title: str, below: str, *, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel(below, fontsize=9)
+    axes.set_title(plain(title), fontsize=10, loc="left")
+    axes.set_xlabel(plain(below), fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)

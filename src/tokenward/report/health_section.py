@@ -45,21 +45,23 @@ def overoptimization(found: Health) -> Figure:
     """Held-out reward and proxy, each as gain over the first evaluation, over √KL; and the fitted curve of each."""
     start, series = found.points[0], []
     for label, key in (("held-out reward", "reward"), ("proxy", "proxy")):
-        known = [point for point in found.points if key in point]
-        if not known:
+        known = [point for point in found.points if key in point and "kl" in point]
+        if not known or key not in start:
             continue
         at, gain = [_root(point) for point in known], [point[key] - start[key] for point in known]
-        errors = [2 * point[f"{key}_se"] for point in known] if key == "reward" else None
+        errors = [2 * point.get("reward_se", 0.0) for point in known] if key == "reward" else None
         low, high = ([g + s * e for g, e in zip(gain, errors, strict=True)] if errors else None for s in (-1, 1))
         series.append(Series(label, at, gain, style="points", low=low, high=high))
         if (curve := found.fits.get(label)) is not None:
             grid = [max(at) * (i + 1) / 60 for i in range(60)]
             series.append(Series(f"{label}, fitted", grid, [curve.at(x) for x in grid]))
     best = found.best
-    caption = "Gain over the start on held-out prompts; bars are ± 2 standard errors. Fit: d·(α − β·log d), d = √KL."
-    if best is not None:
+    caption = "Gain over the start on held-out prompts; bars are ± 2 standard errors."
+    if found.fits:
+        caption += " Fit: d·(α − β·log d), d = √KL."
+    if best is not None and "kl" in best:
         caption += f" The best was update {best['update']:.0f}, at √KL = {_root(best):.2f}."
-    title = "Reward over √KL: " + found.run.replace("$", r"\$")  # no formula between dollar signs
+    title = f"Reward over √KL: {found.run}"
     return Figure("overoptimization", title, "√KL (√nats)", "gain", tuple(series), caption)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,14 +15,18 @@ from tokenward.report.figures import data_uri
 from tokenward.report.page import POLICY, STYLE
 from tokenward.report.study_figures import svg
 from tokenward.runlog import write_text
-from tokenward.studies.study import Figure, Series
+from tokenward.studies.study import Figure, Series, Style
 
 MORE_STYLE = """
 .finding { border-left: 4px solid #009E73; padding: .1rem .9rem; margin: .8rem 0; max-width: 48rem; }
 .finding p { margin: .2rem 0; } .finding.note { border-color: #0072B2; } .finding.warning { border-color: #E69F00; }
 .finding.damage { border-color: #D55E00; } .severity { font-weight: 600; }
 .measured { color: #555; font-size: .9rem; }
+.wide th, .wide td { white-space: normal; } .wide .se { white-space: nowrap; } .wide td:first-child { min-width: 9rem; }
 """
+ERRORS = (
+    "± is one standard error (texts of one prompt count as one); figures show 95 % intervals, 1.96 of them each way."
+)
 VERDICTS = {
     "unmoved": "Nothing is trained yet: what is said is about data and reference.",
     "expected": "The chosen answers fell, as they do when a policy leaves its reference; no sign of damage.",
@@ -65,11 +69,13 @@ def reference_page(found: ReferenceReport) -> str:
         *(_finding(one) for one in found.findings),
         "<h2>The identity of fresh samples</h2>",
         "<ul>" + "".join(f"<li>{escape(one.line())}</li>" for one in measured.identities) + "</ul>",
+        f'<p class="measured">{ERRORS}</p>',
         _image(identity_figure(measured)),
         "<h2>Drift by place</h2>",
         _image(places_figure(measured)),
         *_mass(measured),
         "<h2>Every number</h2>",
+        f'<p class="measured">{ERRORS}</p>',
         _numbers(measured),
         *_against(measured),
     ]
@@ -105,13 +111,7 @@ def places_figure(found: Measured) -> Figure:
     series = []
     for name, one in found.sets.items():
         middle = [(place.first + place.last) / 2 + 1 for place in one.places]
-        ends = [
-            (p.ratio.mean - NORMAL * p.ratio.se, p.ratio.mean + NORMAL * p.ratio.se)
-            if p.ratio.clusters > 1 else (p.ratio.mean,) * 2
-            for p in one.places
-        ]  # fmt: skip
-        low, high = ([end[side] for end in ends] for side in (0, 1))
-        series.append(Series(name, middle, [p.ratio.mean for p in one.places], "line", low, high))
+        series.append(Series(name, middle, *_intervals([place.ratio for place in one.places], "line")))
     return Figure(
         "places", "log π/π_ref of a token by its place", "place in the response (tokens, from 1)", "nats a token",
         tuple(series), "Places are grouped 1, 2, 3–4, 5–8, …; bands are 95 % intervals.", x_scale="log",
@@ -119,10 +119,15 @@ def places_figure(found: Measured) -> Figure:
 
 
 def _bars(name: str, labels: Sequence[str], values: Sequence[Estimate]) -> Series:
-    reach = [NORMAL * one.se if one.clusters > 1 else 0.0 for one in values]
-    mean = [one.mean for one in values]
+    return Series(name, list(labels), *_intervals(values, "bars"))
+
+
+def _intervals(values: Sequence[Estimate], style: Style) -> tuple[list[float], Style, list[float], list[float]]:
+    """Means, how they are drawn, and the ends of the 95 % intervals; NaN, a gap, where a mean is not finite."""
+    reach = [NORMAL * one.se if math.isfinite(one.se) else 0.0 for one in values]
+    mean = [one.mean if math.isfinite(one.mean) else math.nan for one in values]
     low, high = ([m + sign * r for m, r in zip(mean, reach, strict=True)] for sign in (-1, 1))
-    return Series(name, list(labels), mean, "bars", low, high)
+    return mean, style, low, high
 
 
 def _finding(one: Finding) -> str:
@@ -140,8 +145,8 @@ def _mass(found: Measured) -> list[str]:
     mass = found.mass
     rows: list[list[str]] = []
     for name in mass.before:
-        rows.append([escape(name), *(_cell(part[name], 3, 100) for part in (mass.before, mass.after, mass.sampled))])
-    rows.append(["elsewhere", "the rest", "the rest", _cell(mass.sampled["elsewhere"], 3, 100)])
+        rows.append([escape(name), *(_small(part[name]) for part in (mass.before, mass.after, mass.sampled))])
+    rows.append(["elsewhere", "the rest", "the rest", _small(mass.sampled["elsewhere"])])
     told = ""
     if mass.new is not None:
         own = found.sets[OF_REFERENCE]
@@ -150,7 +155,7 @@ def _mass(found: Measured) -> list[str]:
             f"(the reference's own texts {_cell(own.token_ref_logp, 2, 1)}), "
             f"{_cell(mass.new['length'], 1, 1)} tokens (the reference's {_cell(own.length, 1, 1)}).</p>"
         )
-    head = ("texts of the data", "mass under π_ref, %", "mass under π, %", "of the policy's samples, %")
+    head = ("texts of the data", "probability under π_ref", "probability under π", "share of the policy's samples")
     return ["<h2>Where the mass went</h2>", _table(head, rows), told]
 
 
@@ -175,8 +180,18 @@ def _against(found: Measured) -> list[str]:
 
 
 def _cell(value: Estimate, digits: int, factor: int) -> str:
-    error = f' <span class="se">± {factor * value.se:.{digits}f}</span>' if value.clusters > 1 else ""
-    return f"{factor * value.mean:.{digits}f}{error}"
+    return _written(value, lambda number: f"{factor * number:.{digits}f}")
+
+
+def _small(value: Estimate) -> str:
+    """A probability of whole texts, which may be as small as 1e-200."""
+    return _written(value, lambda number: f"{number:.3f}" if number >= 0.001 else f"{number:.1e}" if number else "0")
+
+
+def _written(value: Estimate, form: Callable[[float], str]) -> str:
+    if not math.isfinite(value.mean):
+        return "not finite"
+    return form(value.mean) + (f' <span class="se">± {form(value.se)}</span>' if value.se > 0 else "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

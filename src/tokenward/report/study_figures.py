@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib import figure as canvas
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tokenward.report.figures import COLORS, MARKERS, STYLES
+from tokenward.report.figures import COLORS, MARKERS, STYLES, plain
 from tokenward.studies.study import Figure, Series
 
 SIZE = (6.4, 4.0)  # inches
@@ -34,9 +34,9 @@ def drawn(figure: Figure) -> canvas.Figure:
     """The figure as matplotlib draws it: lines, points and bars with their intervals."""
     sheet = canvas.Figure(figsize=SIZE, layout="constrained")
     axes = sheet.subplots()
-    axes.set_title(figure.title, fontsize=11, loc="left")
-    axes.set_xlabel(figure.x_label, fontsize=10)
-    axes.set_ylabel(figure.y_label, fontsize=10)
+    axes.set_title(plain(figure.title), fontsize=11, loc="left")
+    axes.set_xlabel(plain(figure.x_label), fontsize=10)
+    axes.set_ylabel(plain(figure.y_label), fontsize=10)
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -52,6 +52,8 @@ def drawn(figure: Figure) -> canvas.Figure:
         if figure.x_scale == "log":
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(FuncFormatter(_minor(axes.get_xlim())))
+        elif figure.x_label.startswith("update"):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     axes.set_yscale(figure.y_scale)
     if len(figure.series) > 1 and bars:  # beside the bars, not over them
         sheet.legend(fontsize=8.5, frameon=False, loc="outside lower center", ncols=len(bars))
@@ -73,10 +75,12 @@ def _curve(axes: Any, one: Series, *, index: int, color: str) -> None:
         errors = None
         if one.low is not None and one.high is not None:
             errors = [[y - a for y, a in zip(one.y, one.low)], [b - y for y, b in zip(one.y, one.high)]]
-        axes.errorbar(one.x, one.y, yerr=errors, fmt=marker, color=color, markersize=5, capsize=2, label=one.name)
+        axes.errorbar(
+            one.x, one.y, yerr=errors, fmt=marker, color=color, markersize=5, capsize=2, label=plain(one.name)
+        )
         return
     style = STYLES[index // len(COLORS) % len(STYLES)]
-    axes.plot(one.x, one.y, color=color, linestyle=style, linewidth=1.7, label=one.name)
+    axes.plot(one.x, one.y, color=color, linestyle=style, linewidth=1.7, label=plain(one.name))
     if one.low is not None and one.high is not None:
         axes.fill_between(one.x, one.low, one.high, color=color, alpha=0.18, linewidth=0)
 
@@ -87,6 +91,6 @@ def _bars(axes: Any, one: Series, *, place: int, count: int, color: str) -> None
     errors = None
     if one.low is not None and one.high is not None:
         errors = [[y - a for y, a in zip(one.y, one.low)], [b - y for y, b in zip(one.y, one.high)]]
-    axes.bar(at, one.y, width=width, color=color, label=one.name, yerr=errors, capsize=2)
+    axes.bar(at, one.y, width=width, color=color, label=plain(one.name), yerr=errors, capsize=2)
     slanted = {"rotation": 60, "ha": "right"} if len(one.x) > MOST_UPRIGHT else {}
-    axes.set_xticks(range(len(one.x)), [str(name) for name in one.x], fontsize=8.5, **slanted)
+    axes.set_xticks(range(len(one.x)), [plain(str(name)) for name in one.x], fontsize=8.5, **slanted)

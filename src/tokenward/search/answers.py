@@ -16,7 +16,7 @@ from tokenward.models.forward import Scorer
 from tokenward.models.value_head import value_model, value_source
 from tokenward.rollout.rewards import Reward, completion_text
 from tokenward.rollout.rewards import judge as load_judge
-from tokenward.rollout.rewards.model import same_tokens
+from tokenward.rollout.rewards.model import SAME_BASE, same_tokens
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.search.beam import Length, Places
 from tokenward.search.combined import Both, Combined
@@ -62,6 +62,7 @@ def answers(
         alternatives,
     )  # fmt: skip
     tokenizer = load.tokenizer(model)
+    _same_ids(asked, tokenizer)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     policy = load.policy(model, dtype=dtype, device=device)
     data = _survey(prompts, tokenizer, split=split, context=policy.context, room=max_new_tokens)
@@ -74,6 +75,15 @@ def answers(
     ends = find_ends(data.encoder, characters=sentence_ends) if moves == "sentence" else frozenset()
     problem = bench.problem(asked, dtype=dtype, device=device)
     yield from bench.searched(asked, problem, texts, seed=seed, ends=ends, show=progress)
+
+
+def _same_ids(asked: Asked, tokenizer: Any) -> None:
+    """Every model beside the policy reads its token ids, or is refused before any weights are read."""
+    values = None if asked.critic is None else value_source(asked.critic)[0]
+    others = {"--ref": asked.ref, "--critic": values, "--proxy": asked.proxy, "--proxy-ref": asked.proxy_ref}
+    for flag, path in others.items():
+        if path is not None and load.holds_tokenizer(load.located(path)):
+            same_tokens(path, tokenizer, what=flag, remedy=SAME_BASE)
 
 
 def _survey(file: str, tokenizer: Any, *, split: str, context: int | None, room: int) -> Any:
@@ -117,15 +127,11 @@ class _Bench:
         }  # fmt: skip
         narrow = asked.strategy in ("mcts", "guided") or (asked.strategy == "beam" and asked.rank == "implicit")
         branch = asked.branch if asked.branch is not None else BRANCH if narrow else None
-        if asked.critic is not None:
-            same_tokens(value_source(asked.critic)[0], self.tokenizer, what="critic")
         critic = None if asked.critic is None else value_model(asked.critic, dtype=dtype, device=device)
         reference = None if asked.ref is None else load.policy(asked.ref, dtype=dtype, device=device)
         plain = partial(LanguageProblem, self.policy, critic=critic, reward=self.judge, **known)
         if asked.proxy is None or asked.proxy_ref is None:
             return plain(reference=reference, branch=branch)
-        for path in (asked.proxy, asked.proxy_ref):
-            same_tokens(path, self.tokenizer, what="proxy")
         proxy, anchor = (load.policy(path, dtype=dtype, device=device) for path in (asked.proxy, asked.proxy_ref))
         guide = LanguageProblem(proxy, reference=anchor, **known)
         return Combined(plain(), guide, beta=1.0 if asked.proxy_beta is None else asked.proxy_beta, branch=branch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
-from tokenward.search.problem import Answer, By, Moves, Path, Problem, double, ranked, with_reference
+from tokenward.search.problem import Answer, By, Moves, Path, Problem, double, ranked, scale, with_reference
 
 Length = Literal["sum", "mean"]
 Places = Literal["shared", "refilled"]
@@ -46,7 +46,7 @@ def beam_search(
     """
     if width < 1 or certain < 1:
         raise InputError(f"beam width must be 1 or more, got {min(width, certain)}")
-    meter = Meter(budget or Budget(), tell)
+    beta, meter = scale(beta) if by == "implicit" else beta, Meter(budget or Budget(), tell)
     live: list[list[Path[Any]]] = [[Path(problem.root(prompt))] for prompt in prompts]
     done: list[list[Path[Any]]] = [[] for _ in prompts]
     while any(live):

@@ -10,7 +10,7 @@ import torch
 
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
-from tokenward.search.problem import Answer, Path, Problem, double, ranked
+from tokenward.search.problem import Answer, Path, Problem, double, ranked, scale
 
 Best = Literal["reward", "likelihood", "implicit"]
 ROUNDS = 8  # of samples, under a budget
@@ -32,6 +32,7 @@ def best_of_n(
     `by` "reward" asks the problem's own `score`; "implicit" is β Σ_t log π/π_ref; "likelihood" Σ_t log π.
     The samples follow π exactly when the problem offers every token as a move. With a budget, n is the most.
     """
+    beta = scale(beta) if by == "implicit" else beta
     groups, forwarded = draws(problem, prompts, n=n, seed=seed, budget=budget, tell=tell)
     return Answer(tuple(ranked(paths, scores_of(problem, paths, by=by, beta=beta)) for paths in groups), forwarded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -44,6 +45,8 @@ class Combined:
     ) -> None:
         if branch is not None and branch < 1:
             raise InputError(f"branch must be 1 or more, got {branch}")
+        if not math.isfinite(beta):
+            raise InputError(f"--proxy-beta must be finite, got {beta}")
         self.base, self.guide, self.beta, self.branch = base, guide, beta, branch
 
     def root(self, prompt: Any) -> Both:
@@ -79,7 +82,15 @@ class Combined:
 def combined_law(
     base: Float[Tensor, "N V"], proxy: Float[Tensor, "N V"], ref: Float[Tensor, "N V"], *, beta: float
 ) -> Float[Tensor, "N V"]:
-    """log softmax(log π_base + β (log π_proxy − log π_ref)); a token that base or proxy never write stays out."""
-    never = (base == NEVER) | ((proxy == NEVER) & (beta != 0))
-    tilt = torch.where(never | (proxy == ref), torch.zeros_like(base), proxy - ref)
+    """log softmax(log π_base + β (log π_proxy − log π_ref)); β 0 is the base.
+
+    A token that base, proxy or reference never writes stays out: with π_ref = 0 the ratio has no value. (Its limit for
+    β > 0 would give such a token all the mass, on the word of the one model that the reference does not know.)
+    """
+    if beta == 0:
+        return base.log_softmax(-1)
+    never = (base == NEVER) | (proxy == NEVER) | (ref == NEVER)
+    if bool(never.all(-1).any()):
+        raise InputError("base, proxy and proxy-ref share no token in some state: their combination is no law")
+    tilt = torch.where(never, torch.zeros_like(base), proxy - ref)
     return (base + beta * tilt).masked_fill(never, NEVER).log_softmax(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
 from tokenward.search.leaves import Ends, critic_values
-from tokenward.search.problem import Answer, Moves, Path, Problem, double, ranked, with_reference
+from tokenward.search.problem import Answer, Moves, Path, Problem, double, ranked, scale, with_reference
 
 By = Literal["critic", "implicit"]
 Take = Literal["sample", "argmax", "rerank"]
@@ -45,6 +45,7 @@ def guided(
     """
     if not eta > 0 or (top is not None and top < 1):
         raise InputError(f"guided decoding needs eta above 0 and top of 1 or more, got {eta} and {top}")
+    beta = scale(beta) if by == "implicit" else beta
     meter, random = Meter(budget or Budget(), tell), torch.Generator().manual_seed(seed)
     paths: list[Path[Any]] = [Path(problem.root(prompt)) for prompt in prompts]
     opened: Moves | None = None  # of the live paths' states, where the last step has read them

@@ -72,9 +72,9 @@ class LanguageProblem:
                 raise InputError(f"{name} must be 1 or more, got {value}")
         if critic is not None and critic.value_head is None:
             raise InputError("the critic has no value head; give one that PPO wrote, or a reward model")
-        others = (reference, None if critic is policy else critic)
+        others = (reference, None if critic is policy or critic is reference else critic)  # each is read once
         self.models = (policy, *(model for model in others if model is not None))
-        self.reference, self.critic = reference, critic
+        self.reference, self._judge = reference, None if critic is None else self.models.index(critic)
         self.end_ids, self.pad_id, self.max_new_tokens = frozenset(end_ids), pad_id, max_new_tokens
         self.reward, self.branch, self.rows = reward, branch, rows
         self._remembers = all(_plain_cache(model) for model in self.models)
@@ -124,7 +124,7 @@ class LanguageProblem:
                 hidden, past, count = self._read(model, number, chunk)
                 if model in (self.models[0], self.reference):
                     laws[number].append(_law(model, hidden))
-                if model is self.critic:
+                if number == self._judge:
                     values.append(_value(model, hidden))
                 pasts += [past] if past is not None else []
                 forwarded += count

@@ -10,7 +10,7 @@ from tokenward.errors import InputError
 from tokenward.search.best_of_n import sample
 from tokenward.search.budget import Meter
 from tokenward.search.moves import Spans, onward
-from tokenward.search.problem import Moves, Path, Problem
+from tokenward.search.problem import Moves, Path, Problem, scale
 
 Values = Literal["critic", "implicit", "rollout"]
 Ends = Literal["score", "critic"]
@@ -44,6 +44,8 @@ class Leaf:
     drawn: int = 0
 
     def __post_init__(self) -> None:
+        if self.values == "implicit":
+            scale(self.beta)
         if self.values == "rollout" and self.ends == "critic":
             raise InputError("rollouts end in texts that are scored: give a reward, or values by critic or implicit")
 

@@ -6,6 +6,7 @@ many states at once. The cost of a search is counted in tokens that models read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar, final, runtime_checkable
@@ -105,6 +106,13 @@ def ranked(paths: Sequence[Path[Any]], scores: Sequence[float]) -> Found[Any]:
     order = sorted(range(len(paths)), key=lambda i: -scores[i])
     compared = tuple((paths[i], float(scores[i])) for i in order)
     return Found(compared[0][0], compared[0][1], compared)
+
+
+def scale(beta: float) -> float:
+    """β of an implicit reward or of weights exp(r/β), or one line: 0 compares nothing, below it the worst is best."""
+    if not (math.isfinite(beta) and beta > 0):
+        raise InputError(f"beta must be a finite number above 0, got {beta}")
+    return beta
 
 
 def with_reference(ref_logp: T | None) -> T:

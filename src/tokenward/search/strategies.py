@@ -17,7 +17,7 @@ from tokenward.search.leaves import Ends, Values
 from tokenward.search.mcts import Backup, tree_search
 from tokenward.search.mcts import Take as TreeTake
 from tokenward.search.moves import Spans
-from tokenward.search.problem import Answer, By, Problem
+from tokenward.search.problem import Answer, By, Problem, scale
 from tokenward.search.vote import Extract, Weight, weighted_vote
 
 Strategy = Literal["sample", "best-of-n", "vote", "beam", "mcts", "guided"]
@@ -87,6 +87,8 @@ class Asked:
             for name in (one.name for one in fields(self))
             if name in READS and getattr(self, name) is not None and self.strategy not in READS[name]
         ]
+        if self.strategy == "guided" and self.take == "rerank" and self.eta is not None:
+            wrong.append("--eta weighs the value against the policy; --take rerank does not read it: leave it out")
         wrong += list(self._ranked()) if self.strategy != "sample" else []
         if (self.proxy is None) != (self.proxy_ref is None) or (self.proxy is None and self.proxy_beta is not None):
             wrong.append("proxy tuning needs both models: give --proxy and --proxy-ref (and --proxy-beta)")
@@ -94,6 +96,8 @@ class Asked:
             wrong.append("a combination of models is drawn from by --strategy best-of-n --by likelihood --n 1")
         if wrong:
             raise InputError("\n".join(wrong))
+        if self.beta is not None:
+            scale(self.beta)
 
     @property
     def rank(self) -> Rank:
@@ -113,6 +117,8 @@ class Asked:
         wrong = []
         if self.rank == "implicit" and self.ref is None and self.proxy is None:
             wrong.append(f"{name} by implicit reward compares with a reference: give --ref")
+        if self.rank == "implicit" and self.ref is not None and self.proxy is not None:
+            wrong.append("--ref is not read with --proxy: a combination is compared with its base; leave it out")
         if self.rank != "implicit" and self.ref is not None:
             wrong.append(
                 f"--ref is read by --by implicit; {name} by {self.rank} does not compare with it: leave it out"
@@ -122,13 +128,18 @@ class Asked:
             wrong.append(f"{name} by reward needs one: give --reward, or --by {others}")
         if self.reward is not None and self.rank not in ("reward", "critic"):
             wrong.append(f"--reward is not read by {name} by {self.rank}: leave it out")
-        if (self.rank == "critic") != (self.critic is not None) and name in READS["critic"]:
-            wrong.append(f"{name} by critic needs --critic, and by another criterion does not read it")
+        if name in READS["critic"] and self.rank == "critic" and self.critic is None:
+            others = " or ".join(f"--by {one}" for one in known if one != "critic")
+            wrong.append(f"{name} by critic needs --critic; or give {others}")
+        if name in READS["critic"] and self.rank != "critic" and self.critic is not None:
+            wrong.append(f"--critic is read by --by critic; {name} by {self.rank} does not read it: leave it out")
         if name == "vote" and self.answer is None:
             wrong.append(
                 "vote compares final answers: give --answer REGEX (its first group, or its match) or FILE.py:function"
             )
-        if self.beta is not None and self.rank != "implicit" and (name, self.rank) != ("vote", "reward"):
+        if self.beta is not None and (name, self.rank) == ("vote", "implicit"):
+            wrong.append("vote by implicit reward weighs by π/π_ref, whatever --beta is: leave it out")
+        elif self.beta is not None and self.rank != "implicit" and (name, self.rank) != ("vote", "reward"):
             wrong.append(f"--beta scales the implicit reward; {name} by {self.rank} does not read it: leave it out")
         if self.moves != "sentence" and self.spans is not None:
             wrong.append("--spans counts the sentences tried at each step: give --moves sentence too")

@@ -12,7 +12,7 @@ from tokenward.errors import InputError, RunError
 from tokenward.own_file import Refused, module, raised
 from tokenward.search.best_of_n import draws, scores_of
 from tokenward.search.budget import Budget, Progress
-from tokenward.search.problem import Answer, Found, Path, Problem
+from tokenward.search.problem import Answer, Found, Path, Problem, scale
 
 Weight = Literal["count", "reward", "implicit"]
 Extract = Callable[[Any], Hashable | None]  # a finished state: its final answer, None where it gives none
@@ -32,25 +32,28 @@ def weighted_vote(
 ) -> Answer[Any]:
     """Of n samples, the text of the largest weight among those whose final answer has the largest sum of weights.
 
-    `weight` "count" 1 (self-consistency: Wang et al. 2023) · "reward" exp(r/β) · "implicit" π/π_ref, which is exp(r/β)
-    of the implicit reward. With samples of π_ref, exp(r/β) makes the share of an answer an importance-sampling estimate
-    of its probability under π_ref·exp(r/β)/Z (derived here). Samples without an answer do not vote, unless none has
-    one. Found.score is the winning answer's share of all weight; `compared` holds each text with its own share.
+    `weight` "count" 1 (self-consistency: Wang et al. 2023) · "reward" exp(r/β), the one that reads `beta`, above 0 ·
+    "implicit" π/π_ref, which is exp(r/β) of the implicit reward whatever β is. With samples of π_ref, exp(r/β) makes
+    the share of an answer an importance-sampling estimate of its probability under π_ref·exp(r/β)/Z (derived here).
+    Samples without an answer do not vote. Found.score is the winning answer's share of all weight; `compared` holds
+    each text with its own share. Where no sample has an answer the heaviest text is taken, and every share is 0.
     """
+    divisor = scale(beta) if weight == "reward" else 1.0
     groups, forwarded = draws(problem, prompts, n=n, seed=seed, budget=budget, tell=tell)
     found = []
     for paths in groups:
         if weight == "count":
             logs = [0.0] * len(paths)
         else:
-            logs = [score / beta for score in scores_of(problem, paths, by=weight, beta=beta)]
+            logs = [score / divisor for score in scores_of(problem, paths, by=weight, beta=divisor)]
         found.append(elected(paths, logs, [extract(path.state) for path in paths]))
     return Answer(tuple(found), forwarded)
 
 
 def elected(paths: Sequence[Path[Any]], log_weights: Sequence[float], answers: Sequence[Hashable | None]) -> Found[Any]:
     """The winner of one vote; of equal answers and texts the earlier."""
-    voting = [i for i, answer in enumerate(answers) if answer is not None] or list(range(len(paths)))
+    answered = [i for i, answer in enumerate(answers) if answer is not None]
+    voting = answered or list(range(len(paths)))
     top = max(log_weights[i] for i in voting)
     weights = {i: math.exp(log_weights[i] - top) for i in voting}
     whole = math.fsum(weights.values())
@@ -60,6 +63,8 @@ def elected(paths: Sequence[Path[Any]], log_weights: Sequence[float], answers: S
     winner = max(sums, key=lambda answer: sums[answer])
     best = max((i for i in voting if answers[i] == winner), key=lambda i: (weights[i], -i))
     shares = sorted(((paths[i], weights.get(i, 0.0) / whole) for i in range(len(paths))), key=lambda one: -one[1])
+    if not answered:
+        return Found(paths[best], 0.0, tuple((path, 0.0) for path, _ in shares))
     return Found(paths[best], sums[winner], tuple(shares))
 
 

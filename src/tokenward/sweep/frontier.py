@@ -27,7 +27,7 @@ def bands(records: Sequence[Record]) -> dict[str, Band]:
 def figure(records: Sequence[Record]) -> Figure:
     """The bands over KL; nothing to draw where no method has two places."""
     series = [
-        Series(name.replace("$", r"\$").replace("_", " "), one.kl, one.reward, low=one.low, high=one.high)
+        Series(name.replace("_", " "), one.kl, one.reward, low=one.low, high=one.high)
         for name, one in bands(records).items()
     ]
     caption = (

@@ -93,8 +93,8 @@ def learning(records: Sequence[Record]) -> list[Figure]:
 
 
 def _plain(name: str) -> str:
-    """A name as matplotlib shows it: no formula between dollar signs, and shown though it begins with a dash below."""
-    return name.replace("$", r"\$").replace("_", " ")
+    """A name as figures call it: spaces for dashes below."""
+    return name.replace("_", " ")
 
 
 def _counts(records: Sequence[Record]) -> str:

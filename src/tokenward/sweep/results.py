@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.diagnose.measures.association import Interval
+from tokenward.diagnose.measures.intervals import copies_drawn
 from tokenward.errors import InputError
 from tokenward.runlog import write_text
 from tokenward.sweep.job import training
@@ -137,9 +138,7 @@ def _weights(values: Float[Tensor, "S N"], seed: int) -> tuple[Tensor, Tensor, T
     random = torch.Generator().manual_seed(seed)
     shares = []
     for count in values.shape:
-        chosen = torch.randint(count, (DRAWS, count), generator=random)
-        ones = torch.ones(DRAWS, count, dtype=torch.float64)
-        shares.append(torch.zeros(DRAWS, count, dtype=torch.float64).scatter_add(1, chosen, ones) / count)
+        shares.append(copies_drawn(count, draws=DRAWS, random=random)[1:] / count)
     return shares[0], values, shares[1]
 
 

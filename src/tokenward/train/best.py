@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenward.errors import InputError, RunError
+from tokenward.folders import holds_model, replaced, settle
 from tokenward.models.save import save_policy
 from tokenward.runlog import write_json
 from tokenward.train import directory
@@ -44,16 +45,21 @@ def look(run: Run, place: Place, journal: Journal) -> None:
     best = found["eval/objective"] > max(before, default=float("-inf"))
     kept = stored(run.out)
     if best and (kept is None or found["eval/objective"] > kept["eval/objective"]):
-        save_policy(run.roles.policy, run.tokenizer, run.out / "best" / "model")
-        write_json(run.out / "best" / FILE, {"update": place.update, **found})
+        with replaced(run.out / "best") as folder:  # model, adapter and numbers change together
+            save_policy(run.roles.policy, run.tokenizer, folder / "model")
+            write_json(folder / FILE, {"update": place.update, **found})
     journal.say(_line(place.update, found, best=best))
     journal.held_out(place.update, {**found, "eval/best": float(best), "timing_s/eval": seconds})
 
 
 def stored(out: Path) -> dict[str, Any] | None:
-    """The update and the numbers of the model in best/; None where there is none."""
+    """The update and the numbers of the model in best/; None where no whole model is.
+
+    Where a kill came while best/ was replaced, what it held is put back first.
+    """
+    settle(out / "best")
     path = out / "best" / FILE
-    if not path.is_file():
+    if not path.is_file() or not holds_model(out / "best" / "model"):
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

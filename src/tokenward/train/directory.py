@@ -65,13 +65,13 @@ def environment() -> dict[str, object]:
 
 
 def settings(out: Path) -> Settings:
-    """The settings of the run that a directory holds."""
+    """The settings of the run that a directory holds; `out` is that directory, also where it was copied or moved."""
     path = out / "config.yaml"
     if not path.is_file():
         raise InputError(f"{out} holds no run: there is no config.yaml in it")
     file = read_file(path)
     recipe = str(file.pop("recipe", ""))
-    return resolve(recipe=recipe, function=maker(recipe), file=file, flags={})
+    return resolve(recipe=recipe, function=maker(recipe), file=file, flags={"out": str(out)})
 
 
 def same_inputs(run: Run) -> None:

@@ -50,7 +50,10 @@ class HeldOut:
     data_hash: str
 
     def measure(self, roles: Roles) -> dict[str, float]:
-        """Means over prompts and their standard errors; the run's own generators are left as they were.
+        """Means over prompts and their standard errors.
+
+        The global generators of Python, NumPy and torch are left as they were, also by a reward that draws from them;
+        a generator that a reward keeps for itself is its author's, and moves on.
 
         eval/reward held-out · eval/proxy the reward of training, on the same texts · eval/kl Σ_t KL(π‖π_ref) along the
         texts, nats · eval/objective = reward − beta·KL · eval/length tokens · eval/cut share without an end.

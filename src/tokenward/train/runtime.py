@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -113,12 +114,13 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def rng_state() -> tuple[dict[str, object], dict[str, Tensor]]:
-    """The global generators: (JSON part: Python's, tensor part: torch's)."""
+    """The global generators: (JSON part: Python's and NumPy's, tensor part: torch's)."""
     version, state, gauss = random.getstate()
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    return {"python": [version, list(state), gauss]}, tensors
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {"python": [version, list(state), gauss], "numpy": [name, list(map(int, keys)), *rest]}, tensors
 
 
 def set_rng_state(numbers: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
@@ -126,6 +128,8 @@ def set_rng_state(numbers: Mapping[str, object], tensors: Mapping[str, Tensor]) 
     python: Any = numbers["python"]
     version, state, gauss = python
     random.setstate((version, tuple(state), gauss))
+    if (legacy := numbers.get("numpy")) is not None:  # a checkpoint of before has none
+        np.random.set_state(tuple(legacy))  # type: ignore[arg-type]
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tokenward.errors import InputError
@@ -29,7 +28,7 @@ def tokenizer(config: RunConfig) -> Any:
     with naming("tokenizer" if config.tokenizer else "model", config.tokenizer or config.model):
         ours = load.tokenizer(config.tokenizer or config.model)
     for name, path in models(config).items():
-        if name not in ROLES or path == (config.tokenizer or config.model) or not _holds_tokenizer(path):
+        if name not in ROLES or path == (config.tokenizer or config.model) or not load.holds_tokenizer(path):
             continue
         with naming(name, path):
             _same(load.tokenizer(path).get_vocab(), ours.get_vocab())
@@ -54,8 +53,3 @@ def _same(theirs: dict[str, int], ours: dict[str, int]) -> None:
             f"another tokenizer than the policy's ({different} entries differ), and it reads the policy's token ids: "
             "give a model that was trained from the same base"
         )
-
-
-def _holds_tokenizer(path: str) -> bool:
-    """A directory may hold weights alone, for the tokenizer of the policy; a hub name is looked up."""
-    return not Path(path).is_dir() or any(Path(path).glob("tokenizer*")) or any(Path(path).glob("vocab*"))

@@ -22,12 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.diagnose.measures.association import Interval
+from tokenward.diagnose.measures.intervals import copies_drawn, tails
 from tokenward.errors import InputError
 from tokenward.objective.health.history import History, early_and_late
 
 Form = Literal["rl", "best-of-n"]
 FORMS: dict[Form, str] = {"rl": "d·(α − β·log d)", "best-of-n": "d·(α − β·d)"}
 LEAST = 4  # points behind the start: two are a perfect fit of anything
+REACH = 2.0  # times the largest √KL: a maximum further out is extrapolated, not found
 DRAWS, LEVEL = 1000, 0.95
 
 
@@ -36,7 +38,8 @@ DRAWS, LEVEL = 1000, 0.95
 class Fit:
     """α and β of a curve, the root mean square of what it leaves, and the √KL of its maximum.
 
-    `peak` None: the curve has none (β ≤ 0 in more than 2.5 % of the bootstrap draws).
+    `peak` None: none that the points can tell of. Either β ≤ 0 in more than 2.5 % of the bootstrap draws, or the
+    maximum is not at a √KL between 0 and REACH times the largest measured, or its interval is not above 0 and finite.
     """
 
     form: Form
@@ -67,19 +70,19 @@ def fit(distance: Sequence[float], gain: Sequence[float], *, form: Form = "rl", 
     """
     if len(distance) != len(gain):
         raise InputError(f"a fit needs a gain at each distance; got {len(gain)} and {len(distance)}")
-    pairs = [(d, g) for d, g in zip(distance, gain, strict=True) if d > 0 and math.isfinite(g)]
+    pairs = [(d, g) for d, g in zip(distance, gain, strict=True) if 0 < d < math.inf and math.isfinite(g)]
     if len({d for d, _ in pairs}) < LEAST:
         return None
     x = torch.tensor([[d, -d * _slowed(d, form)] for d, _ in pairs], dtype=torch.float64)
     y = torch.tensor([g for _, g in pairs], dtype=torch.float64)
     whole = _solve(torch.ones(1, len(y), dtype=torch.float64), x, y)[0]
     random = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(y), (DRAWS, len(y)), generator=random)
-    weight = torch.zeros(DRAWS, len(y), dtype=torch.float64).scatter_add(1, chosen, torch.ones_like(chosen).double())
+    weight = copies_drawn(len(y), draws=DRAWS, random=random)[1:]
     drawn = _solve(weight[(weight > 0).sum(-1) > 2], x, y)
     alpha, beta = (_interval(float(whole[i]), drawn[:, i]) for i in (0, 1))
     left = float((x @ whole - y).square().mean().sqrt())
-    return Fit(form, alpha, beta, left, _peak(whole, drawn, form), len(y))
+    peak = _peak(whole, drawn, form, furthest=REACH * max(d for d, _ in pairs))
+    return Fit(form, alpha, beta, left, peak, len(y))
 
 
 def _solve(weight: Float[Tensor, "D N"], x: Float[Tensor, "N 2"], y: Float[Tensor, " N"]) -> Float[Tensor, "D 2"]:
@@ -92,7 +95,7 @@ def _slowed(distance: float, form: Form) -> float:
     return math.log(distance) if form == "rl" else distance
 
 
-def _peak(whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form) -> Interval | None:
+def _peak(whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form, *, furthest: float) -> Interval | None:
     turning = drawn[:, 1] > 0
     if whole[1] <= 0 or float(turning.double().mean()) < 0.975:
         return None
@@ -101,13 +104,13 @@ def _peak(whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form) -
         share = both[:, 0] / both[:, 1]
         return (share - 1).exp() if form == "rl" else share / 2
 
-    return _interval(float(top(whole[None])), top(drawn[turning]))
+    found = _interval(float(top(whole[None])), top(drawn[turning]))
+    inside = 0 < found.value <= furthest and found.low > 0 and math.isfinite(found.high)
+    return found if inside else None
 
 
 def _interval(value: float, drawn: Float[Tensor, " D"]) -> Interval:
-    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(tails).tolist()
-    return Interval(value, low, high)
+    return Interval(value, *tails(drawn, level=LEVEL))
 
 
 @final

@@ -11,12 +11,18 @@ from typing import Any, final
 from tokenward.diagnose.health.overoptimization import FORMS, Fit, LengthGain, fit, length_gain
 from tokenward.diagnose.measures.association import Interval
 from tokenward.errors import InputError
+from tokenward.folders import former, holds_model
 from tokenward.objective.health.checks import CHECKS, Finding, Level
 from tokenward.objective.health.history import History
 from tokenward.runlog import read, write_json
 
 FILE = "health.json"
 ORDER: tuple[Level, ...] = ("bad", "watch", "ok", "unknown")
+SAMPLED = ("completions/clipped_ratio", "completions/repeated", "entropy", "sampler/gap_mean", "kl/quarter_1")
+OFFLINE = (
+    "no text was sampled: there are no on-policy checks. Reference and data: "
+    "tokenward diagnose --model {folder} --data D --out DIR"
+)
 POINT = ("update", "reward", "reward_se", "proxy", "kl", "objective", "length", "cut", "best")
 
 
@@ -32,7 +38,14 @@ class Health:
     points: tuple[dict[str, float], ...]
     fits: dict[str, Fit]
     length: LengthGain | None
+    offline: bool = False  # it updates, and no text was sampled
     best_model: str | None = None
+    folder: str | None = None
+
+    @property
+    def known(self) -> int:
+        """Checks that could be read."""
+        return sum(found.level != "unknown" for found in self.findings)
 
     @property
     def worst(self) -> Level:
@@ -41,13 +54,16 @@ class Health:
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The first evaluation with the largest objective."""
-        return max(self.points, key=lambda point: point["objective"]) if self.points else None
+        """The first evaluation with the largest objective, of those that have one."""
+        return max((p for p in self.points if "objective" in p), key=lambda p: p["objective"], default=None)
 
     def lines(self) -> list[str]:
         """For a terminal: what is bad and worth watching in full, the rest by name."""
         by_level = {level: [f for f in self.findings if f.level == level] for level in ORDER}
-        found = [f"{self.run}: {self.worst} ({self.updates} updates)"]
+        found = [
+            f"{self.run}: {self.worst} ({self.known} of {len(self.findings)} checks known; {self.updates} updates)"
+        ]
+        found += [f"  {OFFLINE.format(folder=self.folder or 'RUN_DIR')}"] if self.offline else []
         told = [*by_level["bad"], *by_level["watch"]]
         found += [f"  {one.level:<6}{one.check.name}: {one.text}" for one in told]
         for words, rest in (("ok", by_level["ok"]), ("not known, too few values or not logged", by_level["unknown"])):
@@ -60,24 +76,27 @@ class Health:
         if self.length is not None:
             found.append(
                 f"length: of the score's gain of {self.length.gain:.3g}, {self.length.by_length:.3g} goes with texts "
-                f"that are {self.length.longer:+.1f} tokens longer, {self.length.adjusted:.3g} does not"
+                f"that are {abs(self.length.longer):.1f} tokens {'longer' if self.length.longer >= 0 else 'shorter'}, "
+                f"{self.length.adjusted:.3g} does not"
             )
         found += [f"{name} over √KL: {one}" for name, one in self.fits.items()]
         if (best := self.best) is not None:
-            last = self.points[-1]
+            last = self.points[-1].get("objective")
+            told = "no such number" if last is None else f"{last:.3g}"
             where = f": {self.best_model}" if self.best_model else ""
             found.append(
                 f"best on held-out prompts: update {best['update']:.0f} with {best['objective']:.3g}, "
-                f"the last has {last['objective']:.3g}{where}"
+                f"the last has {told}{where}"
             )
         return found
 
     def as_json(self) -> dict[str, Any]:
         """The object of health.json (docs/health.md)."""
         held = None
-        if self.best is not None:
+        if self.points:
+            best = None if self.best is None else self.best["update"]
             held = {
-                "points": list(self.points), "best_update": self.best["update"], "best_model": self.best_model,
+                "points": list(self.points), "best_update": best, "best_model": self.best_model,
                 "fits": {name: _fit(one) for name, one in self.fits.items()},
             }  # fmt: skip
         length = None if self.length is None else {
@@ -85,7 +104,7 @@ class Health:
             "by_length": self.length.by_length, "adjusted": self.length.adjusted,
         }  # fmt: skip
         return {
-            "run": self.run, "updates": self.updates, "worst": self.worst,
+            "run": self.run, "updates": self.updates, "worst": self.worst, "known": self.known,
             "findings": [_finding(one) for one in self.findings], "warnings": list(self.warnings),
             "held_out": held, "length": length,
         }  # fmt: skip
@@ -107,7 +126,9 @@ def write(found: Health, path: str | Path) -> Path:
     return path
 
 
-def of_events(name: str, events: Sequence[Mapping[str, Any]], *, best_model: str | None = None) -> Health:
+def of_events(
+    name: str, events: Sequence[Mapping[str, Any]], *, best_model: str | None = None, folder: str | None = None
+) -> Health:
     """The health that a list of events tells."""
     told = History(events)
     points = tuple(_point(event) for event in events if event.get("event") == "eval")
@@ -121,22 +142,25 @@ def of_events(name: str, events: Sequence[Mapping[str, Any]], *, best_model: str
         points=points,
         fits=_fits(points),
         length=length_gain(told),
+        offline=bool(told.values("loss")) and not any(told.values(name) for name in SAMPLED),
         best_model=best_model,
+        folder=folder,
     )
 
 
 def _read(folder: Path) -> Health:
     if not (folder / "events.jsonl").is_file():
         raise InputError(f"diagnose: {folder} holds no run: there is no events.jsonl in it")
-    model = folder / "best" / "model"
-    return of_events(
-        folder.resolve().name, read(folder / "events.jsonl"), best_model=str(model) if model.is_dir() else None
-    )
+    kept = (folder / "best", former(folder / "best"))  # the second where a kill came while the first was replaced
+    models = [str(best / "model") for best in kept if holds_model(best / "model")]
+    events = read(folder / "events.jsonl")
+    return of_events(folder.resolve().name, events, best_model=models[0] if models else None, folder=str(folder))
 
 
 def _point(event: Mapping[str, Any]) -> dict[str, float]:
     named = {key.removeprefix("eval/"): value for key, value in event.items()}
-    return {key: float(named[key]) for key in POINT if isinstance(named.get(key), int | float)}
+    known = {key: named[key] for key in POINT if isinstance(named.get(key), int | float)}
+    return {key: float(value) for key, value in known.items() if math.isfinite(value)}
 
 
 def _fits(points: Sequence[Mapping[str, float]]) -> dict[str, Fit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
@@ -11,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.masking import first
+from tokenward.models.actors import merged
 from tokenward.models.forward import Scorer
 from tokenward.models.frozen import score
 from tokenward.models.two_laws import same_vocabulary, two_laws
-from tokenward.types import Batch, present, take
+from tokenward.types import Batch, present
 
 Columns = dict[str, Float[Tensor, "B T"]]
 
@@ -81,19 +82,4 @@ def bare(batch: Batch, scorer: Scorer) -> Batch:
 
 def columns_of(voices: Sequence[Models], batch: Batch, *, beta: float | None = None) -> Columns:
     """The same where several models wrote the rows: `actor` of the batch names the one that speaks about its row."""
-    every = torch.arange(batch.rows)
-    actor = torch.zeros(batch.rows, dtype=torch.long) if batch.actor is None else batch.actor[every, first(batch.mask)]
-    if int(actor.max()) >= len(voices):
-        raise InputError(
-            f"the data hold texts of model {int(actor.max())} of a pipeline, and {len(voices)} is given: give --partner"
-        )
-    found: Columns = {}
-    for number, models in enumerate(voices):
-        rows = (actor == number).nonzero().squeeze(-1)
-        if not len(rows):
-            continue
-        part = take(batch, rows, width=batch.tokens.shape[1])
-        for name, value in columns(models, part, beta=beta).items():
-            whole = found.setdefault(name, torch.zeros(batch.tokens.shape, dtype=value.dtype))
-            whole[rows] = value
-    return found
+    return merged(batch, [partial(columns, models, beta=beta) for models in voices])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from tokenward.diagnose.lens.token_rows import token_rows
 from tokenward.diagnose.lens.voices import Cast, cast
 from tokenward.models import load
 from tokenward.models.likely import Candidate, likely
+from tokenward.models.value_head import value_source
 from tokenward.objective.recipe import Recipe
 from tokenward.rollout import rewards
 from tokenward.runlog import write_json
@@ -44,11 +46,18 @@ class Written:
     notes: tuple[str, ...]
 
 
-def credit(request: Request, *, recipe: Recipe | None = None, show: Literal["lines", "none"] = "lines") -> Written:
+def credit(
+    request: Request,
+    *,
+    recipe: Recipe | None = None,
+    recipe_beta: float | None = None,
+    show: Literal["lines", "none"] = "lines",
+) -> Written:
     """Write credit.jsonl and credit.json of a request; `recipe` adds its rewards, advantages and token weights.
 
     Texts pass in micro-batches and are written as they come (a recipe's rewards and advantages are of all texts at
-    once, so there the numbers of all of them are held, never logits). `show`: progress on stderr.
+    once, so there the numbers of all of them are held, never logits). `recipe_beta`: the pull to the reference that the
+    recipe was made with, which a note tells apart from the β of credit. `show`: progress on stderr.
     """
     start = time.monotonic()
     asked = meant(request, has_recipe=recipe is not None)
@@ -67,6 +76,7 @@ def credit(request: Request, *, recipe: Recipe | None = None, show: Literal["lin
     (folder / "credit.json").unlink(missing_ok=True)  # until it is written anew it would speak of other rows
     count = write_rows(folder / "credit.jsonl", seen.counted(rows))
     notes = _notes(request, asked, given, recipe, seen, count)
+    notes += [] if recipe is None else _scales(recipe, asked, recipe_beta)
     about = _about(request, asked, given, recipe, seen)
     write_json(folder / "credit.json", {**about, "notes": notes, "seconds": round(time.monotonic() - start, 3)})
     return Written(folder, count, tuple(notes))
@@ -149,6 +159,7 @@ class _Seen:
         for row in rows:
             self.counts["texts"] += 1
             self.counts["tokens"] += int(row.totals["length"])
+            self.counts["cut"] += "cut" in row.totals
             self.counts["with_alternatives"] += row.alternatives is not None
             self.counts["wrong_tokens"] += 0 if row.wrong is None else sum(map(bool, row.wrong))
             self.counts["with_errors_marked"] += row.wrong is not None
@@ -173,6 +184,16 @@ def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
     lines.append(f"{count} texts, {seen.counts['tokens']} tokens of {request.data} ({given.data.schema.name})")
     if dropped := given.data.tally.summary():
         lines.append(dropped)
+    if cut := seen.counts["cut"]:
+        why = "the models' context" if request.max_tokens is None else "--max-tokens"
+        lines.append(f"{cut} of {count} texts were cut: longer with prompt than {given.longest} tokens ({why})")
+    tally = given.data.tally
+    if shorter := tally.changed["prompt cut"]:
+        lines.append(
+            f"{shorter} of {tally.rows} rows read have a prompt cut to its last {request.max_prompt_tokens} tokens"
+        )
+    if request.temperature is not None:
+        lines.append(f"temperature {asked.temperature:g} divides the logits of every policy and reference")
     if recipe is not None:
         lines.append(f"recipe {recipe.name}: {seen.units} {_unit(given)} taken as one batch")
     if (lost := seen.counts["with_spans"] - seen.counts["with_errors_marked"]) > 0:
@@ -180,6 +201,16 @@ def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
     if (kept := seen.counts["with_alternatives"]) < count:
         lines.append(f"alternatives are kept of the first {kept} texts" if kept else "no alternatives are kept")
     return lines
+
+
+def _scales(recipe: Recipe, asked: Meant, recipe_beta: float | None) -> list[str]:
+    """A line where the β of credit is not the pull that the recipe's rewards and weights are made with."""
+    if asked.beta is None or not recipe_beta or recipe_beta == asked.beta:
+        return []
+    return [
+        f"credit has β = {asked.beta:g}, recipe {recipe.name} has {recipe_beta:g}: reward, advantage and weight "
+        f"are the recipe's (--beta {recipe_beta:g} puts credit on its scale)"
+    ]
 
 
 def _unit(given: Given) -> str:
@@ -193,7 +224,7 @@ def _about(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
     known = {name: path for name, path in models.items() if path is not None}
     return {
         "format": FORMAT,
-        "models": {name: {"path": path, "sha256": load.fingerprint(path)} for name, path in known.items()},
+        "models": {name: _hashed(path) if name != "critic" else _critic(path) for name, path in known.items()},
         "beta": asked.beta,
         "temperature": asked.temperature,
         "reward": request.reward,
@@ -209,3 +240,17 @@ def _about(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
         "values": {name: vars(MEANINGS[name]) for name in seen.values},
         "versions": {"tokenward": __version__, **{n: metadata.version(n) for n in ("torch", "transformers")}},
     }
+
+
+def _hashed(path: str) -> dict[str, str]:
+    return {"path": path, "sha256": load.fingerprint(path)}
+
+
+def _critic(path: str) -> dict[str, str]:
+    """A critic, with the hashes of the trunk that gives its values and of a head that lies beside it."""
+    trunk, head = value_source(path)
+    hashed = {"path": path, "sha256": load.fingerprint(trunk)}
+    if head is None:
+        return hashed
+    with head.open("rb") as file:
+        return {**hashed, "head_sha256": hashlib.file_digest(file, "sha256").hexdigest()}

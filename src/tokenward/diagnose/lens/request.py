@@ -121,14 +121,14 @@ def _told(request: Request, run: Trained) -> list[str]:
     return [f"from {Path(request.model) / 'config.yaml'} ({run.recipe}): {line}" for line in lines]
 
 
-def claim(out: Path) -> None:
+def claim(out: Path, *, own: tuple[str, ...] = OWN, by: str = "credit") -> None:
     """Make the directory; one that holds anything but an earlier output of the command is refused."""
     if out.exists() and not out.is_dir():
         raise InputError(f"out = {out} is a file: give a directory")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in names if not name.removeprefix(".").startswith(OWN)]  # a draft is `.credit.jsonl.…`
+    foreign = [name for name in names if not name.removeprefix(".").startswith(own)]  # a draft is `.credit.jsonl.…`
     if foreign:
-        raise InputError(f"out = {out} holds {foreign[0]}, which is no output of credit: give another --out")
+        raise InputError(f"out = {out} holds {foreign[0]}, which is no output of {by}: give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

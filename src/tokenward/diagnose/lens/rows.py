@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -117,18 +118,19 @@ def read_rows(path: Path) -> list[TokenRow]:
 
 def iter_rows(path: Path) -> Iterator[TokenRow]:
     """The same, one at a time: a file of many texts is never held whole."""
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:  # bytes: of a line that is not UTF-8 the number is known as well
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield _row(json.loads(line))
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from error
-            except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-                raise InputError(
-                    f"{path}:{number}: not a text token by token (prompt, tokens, values): {error}"
-                ) from error
+            if line.strip():
+                yield _read(line, f"{path}:{number}")
+
+
+def _read(line: bytes, where: str) -> TokenRow:
+    try:
+        return _row(json.loads(line.decode("utf-8")))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise InputError(f"{where}: not a text token by token (prompt, tokens, values): {error}") from error
 
 
 def _line(row: TokenRow) -> str:
@@ -141,36 +143,78 @@ def _line(row: TokenRow) -> str:
         raise RunError(f"{row.where or 'a text'}: {', '.join(bad) or 'a number'} is NaN or infinite") from error
 
 
-def _row(plain: dict[str, Any]) -> TokenRow:
+def _row(plain: Any) -> TokenRow:
+    known = _of(plain, dict, "an object", "a row")
+    values, totals = known["values"], known.get("totals", {})
     return TokenRow(
-        prompt=str(plain["prompt"]),
-        tokens=tuple(map(str, plain["tokens"])),
-        values={str(name): tuple(map(_number, column)) for name, column in plain["values"].items()},
-        totals={str(name): float(value) for name, value in plain.get("totals", {}).items()},
-        where=plain.get("where"),
-        pair=plain.get("pair"),
-        side=plain.get("side"),
-        wrong=_column(plain, "wrong", str),
-        segment=_column(plain, "segment", int),
-        actor=_column(plain, "actor", int),
-        alternatives=_column(plain, "alternatives", lambda place: tuple(_alternative(one) for one in place)),
+        prompt=_text(known["prompt"], "prompt"),
+        tokens=_column(known["tokens"], "tokens", _text),
+        values={
+            name: _column(column, name, lambda value, name: None if value is None else _number(value, name))
+            for name, column in _of(values, dict, "an object", "values").items()
+        },
+        totals={name: _number(value, name) for name, value in _of(totals, dict, "an object", "totals").items()},
+        where=_known(known, "where", _text),
+        pair=_known(known, "pair", _count),
+        side=_known(known, "side", _side),
+        wrong=_known(known, "wrong", lambda column, name: _column(column, name, _text)),
+        segment=_known(known, "segment", lambda column, name: _column(column, name, _whole)),
+        actor=_known(known, "actor", lambda column, name: _column(column, name, _whole)),
+        alternatives=_known(known, "alternatives", lambda column, name: _column(column, name, _place)),
     )
 
 
-def _number(value: Any) -> Number:
-    if value is None:
-        return None
+def _known(plain: dict[str, Any], name: str, read: Callable[[Any, str], Any]) -> Any:
+    value = plain.get(name)
+    return None if value is None else read(value, name)
+
+
+def _of(value: Any, kind: type, wanted: str, name: str) -> Any:
+    """The value if it is exactly of that type (True is no number); otherwise what was given, in a few characters."""
+    if type(value) is not kind:
+        raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(value)}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    return str(_of(value, str, "text", name))
+
+
+def _whole(value: Any, name: str) -> int:
+    return int(_of(value, int, "a whole number", name))
+
+
+def _count(value: Any, name: str) -> int:
+    if _whole(value, name) < 0:
+        raise ValueError(f"{name} must be 0 or more, got {reprlib.repr(value)}")
+    return int(value)
+
+
+def _side(value: Any, name: str) -> str:
+    if value not in ("chosen", "rejected"):
+        raise ValueError(f'{name} must be "chosen" or "rejected", got {reprlib.repr(value)}')
+    return str(value)
+
+
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} must hold numbers, got {reprlib.repr(value)}")
     found = float(value)
     if not math.isfinite(found):
-        raise ValueError(f"{value} is not a finite number")
+        raise ValueError(f"{name}: {value} is not a finite number")
     return found
 
 
-def _column(plain: dict[str, Any], name: str, read: Any) -> Any:
-    column = plain.get(name)
-    return None if column is None else tuple(read(value) for value in column)
+def _column(value: Any, name: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+    return tuple(read(item, name) for item in _of(value, list, "a list", name))
 
 
-def _alternative(plain: Sequence[Any]) -> Alternative:
-    token, logp, *ref = plain
-    return Alternative(str(token), float(logp), float(ref[0]) if ref else None)
+def _place(value: Any, name: str) -> tuple[Alternative, ...]:
+    return tuple(_alternative(one, name) for one in _of(value, list, "a list", name))
+
+
+def _alternative(plain: Any, name: str) -> Alternative:
+    if len(_of(plain, list, "a list", name)) not in (2, 3):
+        raise ValueError(f"one of {name} is [text, log π] or [text, log π, log π_ref], got {reprlib.repr(plain)}")
+    token, *logps = plain
+    return Alternative(_text(token, name), *(_number(logp, name) for logp in logps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -12,6 +12,7 @@ import yaml
 
 from tokenward.errors import InputError
 from tokenward.models.value_head import FILE as VALUE_HEAD
+from tokenward.objective.recipe import Recipe
 from tokenward.recipes import build, maker
 
 _POLICY_ITSELF = (None, "copy", "adapter", "cached")  # references that are the model as it was loaded
@@ -39,35 +40,61 @@ class Trained:
     temperature: float = 1.0
 
 
-def trained(path: str) -> Trained:
-    """The model of a run directory with what its config.yaml says; any other path is a model of its own."""
+@final
+@dataclass(frozen=True)
+class Opened:
+    """Where a run's model lies, the reference it was held to, and its settings; no settings where it is no run."""
+
+    model: str
+    reference: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def opened(path: str) -> Opened:
+    """A run directory by its config.yaml alone, no recipe read; any other path is a model of its own."""
     folder = Path(path)
     config = folder / "config.yaml"
     if not config.is_file():
-        return Trained(path)
+        return Opened(path)
     if not (folder / "model" / "config.json").is_file():
         raise InputError(f"{path} is a run that has not written its model: go on with tokenward train --resume {path}")
     settings = _settings(config)
+    ref = settings.get("ref")
+    return Opened(str(folder / "model"), _text(settings.get("model") if ref in _POLICY_ITSELF else ref), settings)
+
+
+def trained(path: str) -> Trained:
+    """The model of a run directory with what its config.yaml and its recipe say; any other path is its own model."""
+    run, folder = opened(path), Path(path)
+    settings = run.settings
+    if not settings:
+        return Trained(path)
     name = str(settings.get("recipe", ""))
     keywords = inspect.signature(maker(name)).parameters
     given = {key: settings[key] for key in keywords if key in settings}
-    needs = build(name, **given).needs
-    ref, asked = settings.get("ref"), settings.get("model")
-    pull = next((key for key in _PULLS if key in keywords), None) if needs & {"ref_logp", "kl_ref"} else None
-    beta = None if pull is None else given.get(pull, keywords[pull].default)
+    recipe = build(name, **given)
+    needs = recipe.needs
     partner, partner_ref = settings.get("partner"), settings.get("partner_ref")
     return Trained(
-        model=str(folder / "model"),
+        model=run.model,
         recipe=name,
         keywords=given,
-        reference=str(asked if ref in _POLICY_ITSELF else ref),
-        beta=float(beta) if beta else None,
+        reference=run.reference,
+        beta=pull_of(recipe, maker(name), given),
         critic=str(folder / "critic") if (folder / "critic" / "config.json").is_file() else None,
         value_head=str(folder / VALUE_HEAD) if "old_value" in needs and (folder / VALUE_HEAD).is_file() else None,
         partner=str(folder / "partner") if (folder / "partner" / "config.json").is_file() else None,
         partner_reference=_text(partner if partner_ref in _POLICY_ITSELF else partner_ref),
         temperature=float(settings.get("temperature") or 1.0),
     )
+
+
+def pull_of(recipe: Recipe, make: Callable[..., Recipe], given: Mapping[str, Any]) -> float | None:
+    """How strongly the recipe holds a policy to its reference: its keyword as given or by default; None: not at all."""
+    known = inspect.signature(make).parameters
+    key = next((key for key in _PULLS if key in known), None) if recipe.needs & {"ref_logp", "kl_ref"} else None
+    beta = None if key is None else given.get(key, known[key].default)
+    return float(beta) if beta else None
 
 
 def _text(value: Any) -> str | None:
@@ -79,6 +106,6 @@ def _settings(config: Path) -> dict[str, Any]:
         found = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{config}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{config}: must be lines of `key: value`, got {type(found).__name__}")
+    if not isinstance(found, dict) or "model" not in found:
+        raise InputError(f"{config}: not the settings of a run, which name their model")
     return found

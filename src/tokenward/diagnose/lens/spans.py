@@ -20,8 +20,10 @@ class Span:
     name: str
 
 
-def read_spans(value: Any, *, where: str) -> tuple[Span, ...]:
+def read_spans(value: Any, *, where: str, size: int | None = None) -> tuple[Span, ...]:
     """The spans of a data row's column: a list of [start, end, name]; `where` names the row in messages.
+
+    `size`: the characters of the text that they mark, where it is known; no span ends behind them.
 
     >>> read_spans([[0, 4, "fact"]], where="f.jsonl:1")
     (Span(start=0, end=4, name='fact'),)
@@ -35,6 +37,8 @@ def read_spans(value: Any, *, where: str) -> tuple[Span, ...]:
             raise InputError(f"{where}: a span is [start, end, name], whole numbers and a text, got {item!r}")
         if not 0 <= start < end:
             raise InputError(f"{where}: a span needs 0 ≤ start < end, got [{start}, {end}, {name!r}]")
+        if size is not None and end > size:
+            raise InputError(f"{where}: a span ends in the text, of {size} characters, got [{start}, {end}, {name!r}]")
         found.append(Span(start, end, name))
     return tuple(found)
 

@@ -37,7 +37,7 @@ class Text:
     """One answer: what it follows, what is known of it, and who wrote it (`actor`, in a pipeline of models).
 
     `pair` and `side` place it in a comparison · `score` is its reward · `spans` are errors in the characters of
-    `answer`, absent: nobody looked.
+    `answer`, absent: nobody looked · `cut`: its end did not fit into the longest row allowed.
     """
 
     prompt: Prompt
@@ -49,6 +49,7 @@ class Text:
     spans: tuple[Span, ...] | None = None
     answer: str | None = None
     actor: int | None = None
+    cut: bool = False
 
     @property
     def rollout(self) -> Rollout:
@@ -64,12 +65,16 @@ class Text:
 @final
 @dataclass(frozen=True)
 class Given:
-    """The examples of a file in its order; by the row's place its columns, and with the side a reward's `scores`."""
+    """The examples of a file in its order; by the row's place its columns, and with the side a reward's `scores`.
+
+    `longest`: the tokens of a row at which texts were cut, prompt included; None: nowhere.
+    """
 
     data: Dataset
     examples: tuple[Answered, ...]
     columns: Mapping[str, Mapping[str, Any]]
     scores: Mapping[tuple[str, Side | None], float] = field(default_factory=dict)
+    longest: int | None = None
 
     @property
     def pad(self) -> int:
@@ -92,7 +97,8 @@ def read(
     rows = (raw for raw in raw_rows(source, split=split) if raw.where in wanted)
     columns = {raw.where: raw.columns for raw in rows if isinstance(raw.columns, dict)}
     known: dict[tuple[int, ...], int] = {}
-    return Given(data, tuple(_known(e, columns, known, data.encoder.eos) for e in chosen), columns)
+    examples = tuple(_known(e, columns, known, data.encoder.eos) for e in chosen)
+    return Given(data, examples, columns, longest=limits.max_tokens)
 
 
 def _known(
@@ -122,16 +128,23 @@ def texts(given: Given, examples: Sequence[Answered], *, first: int = 0) -> list
             found += _pair(example, row, number)
         else:
             found.append(_alone(example, row))
+    found = [replace(text, cut=True) if _is_cut(text, given.longest) else text for text in found]
     scores = given.scores
     return [replace(t, score=scores.get((t.prompt.where, t.side), t.score)) for t in found] if scores else found
+
+
+def _is_cut(text: Text, longest: int | None) -> bool:
+    """Whether the text fills its row without having ended: what `finish` alone says of an open dialogue, too."""
+    whole = len(text.prompt.tokens) + len(text.response.tokens)
+    return longest is not None and text.response.finish == "length" and whole >= longest
 
 
 def _alone(example: RowExample, row: Mapping[str, Any]) -> Text:
     label = example.label if isinstance(example, Labeled) else None
     score = example.score if isinstance(example, Scored) else None
     name = next((name for name in SPANS if name in row), None)
-    spans = None if name is None else read_spans(row[name], where=f"{example.prompt.where}: {name}")
     answer = _words(row["completion"]) if "completion" in row else None
+    spans = None if name is None else _spans(row[name], answer, where=f"{example.prompt.where}: {name}")
     return Text(example.prompt, example.response, label=label, score=score, spans=spans, answer=answer)
 
 
@@ -143,12 +156,16 @@ def _pair(example: Pair | StepPair, row: Mapping[str, Any], number: int) -> Iter
     for side, answer, score in sides:
         if isinstance(answer, Response):
             value = row.get(f"{side}_spans")
-            spans = None if value is None else read_spans(value, where=f"{example.prompt.where}: {side}_spans")
             written = _words(row[side]) if side in row else None
+            spans = None if value is None else _spans(value, written, where=f"{example.prompt.where}: {side}_spans")
             yield Text(example.prompt, answer, number, side, score=score, spans=spans, answer=written)
         else:
             for step in answer:
                 yield Text(step.prompt, step.response, number, side, score=score, actor=step.actor)
+
+
+def _spans(value: Any, answer: str | None, *, where: str) -> tuple[Span, ...]:
+    return read_spans(value, where=where, size=None if answer is None else len(answer))
 
 
 def _words(value: Any) -> str | None:
@@ -165,7 +182,10 @@ def scored(given: Given, reward: Reward) -> Given:
         raise InputError(f"{given.data.source} holds runs of a pipeline of models: leave --reward out")
     numbered = [replace(text, prompt=replace(text.prompt, id=i), score=None) for i, text in enumerate(rows)]
     judged = reward.score([text.rollout for text in numbered], {text.prompt.id: text.prompt for text in numbered})
-    scores = {(text.prompt.where, text.side): float(r.total or 0.0) for text, r in zip(rows, judged, strict=True)}
+    totals = [rollout.total for rollout in judged]
+    if none := [text.prompt.where for text, total in zip(rows, totals, strict=True) if total is None]:
+        raise InputError(f"{none[0]}: the reward gave no number to {len(none)} of {len(rows)} texts: give one to each")
+    scores = {(text.prompt.where, text.side): float(x) for text, x in zip(rows, totals, strict=True) if x is not None}
     return replace(given, scores=scores)
 
 

@@ -36,7 +36,8 @@ def token_rows(
     """One row for each text; row i of the batch is that of text i. `candidates` belong to the first texts.
 
     Tokens that an environment wrote stand in `tokens` and have no numbers. `totals`: sums over the text's own tokens by
-    the name of the value, `length` (its own tokens, the end token included), `score` and `label` where they are known.
+    the name of the value, `length` (its own tokens, the end token included), `score` and `label` where they are known,
+    `cut` = 1 where the text's end did not fit.
     """
     sums = {name: row_sum(columns[name].double(), batch.mask).tolist() for name in SUMMED if name in columns}
     words = Words(encoder.tokenizer)
@@ -47,6 +48,7 @@ def token_rows(
         totals = {name: _short(values[row]) for name, values in sums.items()} | {"length": float(sum(wrote))}
         totals |= {} if text.score is None else {"score": text.score}
         totals |= {} if text.label is None else {"label": float(text.label)}
+        totals |= {"cut": 1.0} if text.cut else {}
         yield TokenRow(
             prompt=text.prompt.text,
             tokens=written,

@@ -48,7 +48,9 @@ def cast(request: Request, asked: Meant, *, tokenizer: Any, recipe: Recipe | Non
     named |= {"guide": request.guide, "guide_ref": request.guide_ref}
     for name, path in named.items():
         if path is not None and path != asked.model:
-            _same(name, path, tokenizer)
+            same_tokens(
+                path, tokenizer, what=f"{name} =", remedy="credit compares the same token ids under both models"
+            )
 
     def model(path: str | None, *, head: bool = False) -> Scorer | None:
         if path is None:
@@ -76,11 +78,3 @@ def _complete(recipe: Recipe, request: Request, asked: Meant) -> None:
     given = {"guide_logp": request.guide, "ref_logp": asked.ref, "kl_ref": asked.ref, "old_value": critic or None}
     if absent := [name for name, model in given.items() if name in recipe.needs and model is None]:
         raise InputError(f"recipe {recipe.name} needs {absent[0]}: {GIVEN_BY[absent[0]]}")
-
-
-def _same(name: str, path: str, tokenizer: Any) -> None:
-    try:
-        same_tokens(path, tokenizer, what=f"{name} =")
-    except InputError as error:
-        text = str(error).partition(": it reads token ids")[0]
-        raise InputError(f"{text}: credit compares the same token ids under both models") from error

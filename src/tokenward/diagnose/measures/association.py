@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward.diagnose.measures.intervals import copies_drawn
 from tokenward.errors import InputError
 
 Statistic = Callable[[Float[Tensor, "*D K K"]], Float[Tensor, "*D"]]
@@ -77,9 +78,7 @@ def interval(
     2.000 (2.000 to 2.000)
     """
     random = torch.Generator().manual_seed(seed)
-    count = len(parts)
-    chosen = torch.randint(count, (draws, count), generator=random)
-    weight = torch.zeros(draws, count, dtype=torch.float64).scatter_add(1, chosen, torch.ones(draws, count).double())
+    weight = copies_drawn(len(parts), draws=draws, random=random)[1:]
     drawn = statistic(torch.einsum("dc,cij->dij", weight, parts))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = drawn.quantile(tails).tolist()

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenward.diagnose.measures.intervals import copies_drawn
 from tokenward.errors import InputError
 
 DRAWS, LEVEL, GRID = 1000, 0.95, 41
@@ -64,7 +65,8 @@ def hull(kl: Float[Tensor, "D N"], reward: Float[Tensor, "D N"], at: Float[Tenso
 def band(points: Sequence[Measured], *, seed: int = 0, most: float | None = None) -> Band:
     """F of these points up to a KL of `most` (absent: the largest of theirs); the interval draws prompts and seeds.
 
-    Prompts are drawn once for all points, each point's seeds for itself; few seeds make the band too narrow.
+    Prompts are drawn once for all points, each point's seeds for itself; few seeds make the band too narrow. Near the
+    smallest KL, where some draws have no point at KL ≤ k, the interval at k is that of the draws that have one.
     """
     if not points or len({point.reward.shape[1] for point in points}) != 1:
         raise InputError("a frontier needs one policy or more, all measured on the same prompts")
@@ -76,16 +78,14 @@ def band(points: Sequence[Measured], *, seed: int = 0, most: float | None = None
     whole = hull(*_means(points, [w[:1] for w in seeds], prompts[:1]), at)[0]
     drawn = hull(*_means(points, [w[1:] for w in seeds], prompts[1:]), at)
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(tails, dim=0)
-    known = whole > -torch.inf
+    low, high = torch.where(drawn > -torch.inf, drawn, torch.nan).nanquantile(tails, dim=0)
+    known = (whole > -torch.inf) & ~low.isnan()
     return Band(*(tuple(x[known].tolist()) for x in (at, whole, low, high)))
 
 
 def _weights(count: int, random: torch.Generator) -> Float[Tensor, "D C"]:
     """Equal weights first, then those of DRAWS draws with replacement."""
-    chosen = torch.randint(count, (DRAWS, count), generator=random)
-    drawn = torch.zeros(DRAWS, count, dtype=torch.float64).scatter_add(1, chosen, torch.ones_like(chosen).double())
-    return torch.cat([torch.ones(1, count, dtype=torch.float64), drawn]) / count
+    return copies_drawn(count, draws=DRAWS, random=random) / count
 
 
 def _means(

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.lab.theory.ranking import ranked
 
 
 @final
@@ -23,7 +26,9 @@ class Estimate:
     clusters: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.se:.3f}"
+        if math.isfinite(self.se):
+            return f"{self.mean:.3f} ± {self.se:.3f}"
+        return f"{self.mean:.3f} ({'one prompt: ' if self.clusters < 2 else ''}no error)"
 
 
 def estimate(values: Sequence[float], *, clusters: Sequence[Hashable] | None = None) -> Estimate:
@@ -39,7 +44,7 @@ def estimate(values: Sequence[float], *, clusters: Sequence[Hashable] | None = N
     count = len(values)
     if not count:
         raise InputError("a mean needs at least one value")
-    mean = math.fsum(values) / count
+    mean = (math.fsum if all(map(math.isfinite, values)) else sum)(values) / count  # fsum refuses ∞ − ∞
     sums: dict[Hashable, float] = {}
     for cluster, value in zip(range(count) if clusters is None else clusters, values, strict=True):
         sums[cluster] = sums.get(cluster, 0.0) + (value - mean)
@@ -63,18 +68,15 @@ class Area:
 
 
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """P(score of a positive > score of a negative) + ½ P(equal): the Mann–Whitney statistic; NaN where one is missing.
+    """P(score of a positive > score of a negative) + ½ P(equal) (`ranked`); NaN where one of the two is missing.
 
     >>> auc([0.9, 0.5], [0.5, 0.1])
     0.875
     """
-    n, m = len(positives), len(negatives)
-    if not n or not m:
-        return math.nan
     scores = torch.tensor([*positives, *negatives], dtype=torch.float64)
-    _, place, size = torch.unique(scores, return_inverse=True, return_counts=True)
-    rank = size.cumsum(0).double() - (size.double() - 1) / 2  # mean rank of the scores that are equal
-    return float((rank[place[:n]].sum() - n * (n + 1) / 2) / (n * m))
+    place = torch.arange(len(scores))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return float(ranked(scores, positive=place < len(positives), owner=torch.zeros_like(place), copies=one)[0][0])
 
 
 def area(
@@ -87,25 +89,42 @@ def area(
     seed: int = 0,
 ) -> Area:
     """AUC of the scores for the labels; the interval draws whole clusters (texts) again, with replacement."""
-    owners = list(range(len(scores)) if clusters is None else clusters)
-    rows: dict[Hashable, list[tuple[float, bool]]] = {}
-    for owner, score, label in zip(owners, scores, labels, strict=True):
-        rows.setdefault(owner, []).append((float(score), bool(label)))
-    groups = list(rows.values())
-    whole = _split(groups)
-    random = torch.Generator().manual_seed(seed)
-    drawn = []
-    for _ in range(draws if groups else 0):
-        chosen = torch.randint(len(groups), (len(groups),), generator=random).tolist()
-        value = auc(*_split([groups[i] for i in chosen]))
-        drawn += [] if math.isnan(value) else [value]
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    nothing = torch.tensor([math.nan])
-    low, high = torch.tensor(drawn, dtype=torch.float64).quantile(tails).tolist() if drawn else (*nothing.tolist() * 2,)
-    return Area(auc(*whole), low, high, len(whole[0]), len(whole[1]))
+    owner = numbered(range(len(scores)) if clusters is None else clusters)
+    positive = torch.tensor(list(map(bool, labels)), dtype=torch.bool)
+    column = torch.tensor(list(map(float, scores)), dtype=torch.float64)
+    if not len(column) == len(positive) == len(owner):
+        raise InputError(f"{len(column)} scores, {len(positive)} labels and {len(owner)} clusters: give each score one")
+    number = int(owner.max()) + 1 if len(owner) else 0
+    copies = copies_drawn(number, draws=draws, random=torch.Generator().manual_seed(seed))
+    values, _ = ranked(column, positive=positive, owner=owner, copies=copies)
+    return Area(float(values[0]), *tails(values[1:], level=level), int(positive.sum()), int((~positive).sum()))
 
 
-def _split(groups: list[list[tuple[float, bool]]]) -> tuple[list[float], list[float]]:
-    """Scores of positives and of negatives."""
-    flat = [row for group in groups for row in group]
-    return [score for score, label in flat if label], [score for score, label in flat if not label]
+def copies_drawn(count: int, *, draws: int, random: torch.Generator) -> Float[Tensor, "D C"]:
+    """Each of `count` things once, then `draws` rows of how often each came when as many were drawn with replacement.
+
+    Every bootstrap here draws in this way. One generator may serve several calls, one after the other.
+
+    >>> copies_drawn(3, draws=2, random=torch.Generator().manual_seed(0)).sum(-1).tolist()
+    [3.0, 3.0, 3.0]
+    """
+    copies = torch.ones(1 + draws, count, dtype=torch.float64)
+    if count:
+        picked = torch.randint(count, (draws, count), generator=random)
+        copies[1:] = torch.zeros_like(copies[1:]).scatter_add(1, picked, torch.ones_like(copies[1:]))
+    return copies
+
+
+def tails(drawn: Float[Tensor, " D"], *, level: float) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws; those that are NaN are left out, NaN where none is left."""
+    known = drawn[~drawn.isnan()]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = known.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def numbered(clusters: Sequence[Hashable]) -> Int[Tensor, " N"]:
+    """Clusters as numbers from 0, in the order in which they come first."""
+    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    return torch.tensor([names[name] for name in clusters], dtype=torch.long)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tokenward.data import dataset
 from tokenward.data.tokenize import Limits
+from tokenward.diagnose.lens.run_directory import opened
+from tokenward.diagnose.reference.findings import gravest_first
 from tokenward.diagnose.reference.measure import Sampling, reference_report
-from tokenward.diagnose.reference.record import ReferenceReport
+from tokenward.diagnose.reference.record import Finding, ReferenceReport
 from tokenward.errors import InputError
 from tokenward.models import load
+from tokenward.rollout.rewards.model import same_tokens
 from tokenward.runlog import write_json
 
 
@@ -32,21 +36,29 @@ def diagnose_files(
     device: str = "cpu",
 ) -> ReferenceReport:
     """The report of a model (directory, run directory or hub name), its reference, and a file of rows."""
-    where, default = run_model(model)
-    against = ref or default
+    run = opened(model)
+    where, against = run.model, ref or run.reference
     if against is None:
         raise InputError(f"{model} is no run directory, so its reference is not known: give --ref DIR")
     sampling = Sampling(prompts, samples, max_new_tokens, temperature, seed)
     tokenizer = load.tokenizer(where)
+    base = opened(against).model
+    if load.holds_tokenizer(load.located(base)):
+        same_tokens(
+            base,
+            tokenizer,
+            what="reference",
+            remedy="both models score the same token ids: give the model it was trained from",
+        )
     policy = load.policy(where, dtype=dtype, device=device)
-    reference = load.policy(run_model(against)[0], dtype=dtype, device=device).requires_grad_(False)
+    reference = load.policy(base, dtype=dtype, device=device).requires_grad_(False)
     longest = min([n for n in (max_tokens, policy.context, reference.context) if n is not None], default=None)
     room = None if longest is None else longest - max_new_tokens
     if room is not None and room < 1:
         raise InputError(f"max_new_tokens = {max_new_tokens} leaves no room for a prompt in {longest} tokens")
     limits = Limits(max_tokens=longest, max_prompt_tokens=room)
     found = dataset.survey(data, tokenizer=tokenizer, asked_by="diagnose", split=split, limits=limits)
-    return reference_report(
+    report = reference_report(
         policy.requires_grad_(False),
         reference,
         found.examples,
@@ -55,21 +67,28 @@ def diagnose_files(
         sampling=sampling,
         about={"model": where, "reference": against, "data": data},
     )
+    known = seen(data, split, run.settings)
+    return report if known is None else replace(report, findings=gravest_first((*report.findings, known)))
 
 
-def run_model(path: str) -> tuple[str, str | None]:
-    """(model directory, reference) of a run directory; any other path as it is, its reference not known."""
-    folder = Path(path)
-    if not (folder / "config.yaml").is_file():
-        return path, None
-    if not (folder / "model" / "config.json").is_file():
-        raise InputError(f"{path} is a run without a model yet: go on with it, or give a finished run")
-    try:
-        settings: Any = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        start, ref = str(settings["model"]), settings.get("ref")
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / 'config.yaml'}: not the settings of a run: {error!r}") from error
-    return str(folder / "model"), start if ref in (None, "copy", "adapter", "cached") else str(ref)
+def seen(data: str, split: str, run: Mapping[str, Any]) -> Finding | None:
+    """A warning where the rows are those that the run was trained on: by name, by place, or by their bytes."""
+    own = run.get("data")
+    if not own:
+        return None
+    here, there = Path(data).expanduser(), Path(str(own)).expanduser()
+    if here.is_file() and there.is_file():
+        same = here.samefile(there) or cmp(here, there, shallow=False)
+    else:
+        same = here == there and split == run.get("split", "train")
+    if not same:
+        return None
+    return Finding(
+        "training-data", "warning", 1.0, 0.0,
+        f"The policy was trained on these very rows ({own}). What a rise or a fall of the answers says of their law "
+        "holds for answers that the policy does not depend on: on its own training rows it looks better than it is.",
+        "Give held-out rows of the same kind as --data.",
+    )  # fmt: skip
 
 
 def write_report(found: ReferenceReport, folder: Path) -> Path:

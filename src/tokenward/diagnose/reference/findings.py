@@ -6,10 +6,10 @@ them; what does not depend on them are the identities and the signs with their i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from tokenward.diagnose.measures.intervals import Estimate
-from tokenward.diagnose.reference.identity import MOST
 from tokenward.diagnose.reference.numbers import NORMAL, RARE
 from tokenward.diagnose.reference.record import (
     OF_POLICY,
@@ -32,10 +32,14 @@ Rule = Callable[[Measured], Finding | None]
 
 def judge(found: Measured) -> tuple[Verdict, tuple[Finding, ...]]:
     """Every rule that applies, the gravest first, and the verdict on the chosen answers' log-probs."""
-    order = ("damage", "warning", "note", "fine")
     findings = [finding for rule in RULES if (finding := rule(found)) is not None]
-    findings.sort(key=lambda finding: order.index(finding.severity))
-    return _verdict(findings), tuple(findings)
+    return _verdict(findings), gravest_first(findings)
+
+
+def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Damage, warnings, notes, what is fine; equals in their order."""
+    order = ("damage", "warning", "note", "fine")
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
 def _verdict(findings: Iterable[Finding]) -> Verdict:
@@ -52,22 +56,42 @@ def ends(value: Estimate) -> tuple[float, float]:
 
 
 def broken_identity(found: Measured) -> Finding | None:
-    """|z| of either identity beyond MOST: the texts are not draws of the laws that were scored."""
-    worst = max(found.identities, key=lambda one: abs(one.z), default=None)
-    if worst is None or not abs(worst.z) > MOST:
+    """|z| of either identity beyond chance: the texts are not draws of the laws that were scored."""
+    wrong = [one for one in found.identities if one.holds is False]
+    if not wrong:
         return None
+    worst = max(wrong, key=lambda one: abs(one.z))
     return Finding(
-        "broken-identity", "damage", worst.z, MOST,
+        "broken-identity", "damage", worst.z, worst.most,
         f"The log-ratios of fresh {worst.of} samples miss their KL by {abs(worst.z):.1f} standard errors: these texts "
         "were not drawn from the law that they are scored under, so no number of this report can be trusted.",
         "Look for a sampler with top-k, top-p or another temperature, for another tokenizer, for dropout left on.",
     )  # fmt: skip
 
 
+def not_finite(found: Measured) -> Finding | None:
+    """A log-ratio or a KL is no finite number: a probability of exactly 0, or logits that are no numbers."""
+    wrong = {
+        name: [word for word, one in parts if not math.isfinite(one.mean)]
+        for name, of in found.sets.items()
+        for parts in [(("log π/π_ref", of.ratio), ("KL(π‖π_ref)", of.kl), ("KL(π_ref‖π)", of.back))]
+    }
+    wrong = {name: words for name, words in wrong.items() if words}
+    if not wrong:
+        return None
+    where = "; ".join(f"{', '.join(words)} of {name}" for name, words in wrong.items())
+    return Finding(
+        "not-finite", "damage", float(len(wrong)), 0.0,
+        f"Not a finite number: {where}. One model gives probability 0 to a token that the other may write, or its "
+        "logits are no numbers; what is made of these numbers is not known.",
+        "Look for a mask on the logits or tokens that only one model knows, and for weights that are not finite.",
+    )  # fmt: skip
+
+
 def unmoved(found: Measured) -> Finding | None:
     """Both laws equal at every state that was seen: nothing is trained yet."""
-    if any(one.kl.mean > 1e-9 or one.back.mean > 1e-9 for one in found.sets.values()):
-        return None
+    if not all(one.kl.mean <= 1e-9 and one.back.mean <= 1e-9 for one in found.sets.values()):
+        return None  # a NaN too: it is not known to be 0
     return Finding(
         "unmoved", "fine", 0.0, 1e-9,
         "The policy is still its reference: every log-ratio is 0. What follows is about the data and the reference.",
@@ -207,7 +231,7 @@ def low_entropy(found: Measured) -> Finding | None:
 def elsewhere(found: Measured) -> Finding | None:
     """The policy writes what its reference would hardly write."""
     theirs, own = (found.sets[name].token_ref_logp.mean for name in (OF_POLICY, OF_REFERENCE))
-    if not own - theirs > ELSEWHERE:
+    if not ELSEWHERE < own - theirs < math.inf:
         return None
     return Finding(
         "mass-elsewhere", "damage", own - theirs, ELSEWHERE,
@@ -255,6 +279,6 @@ def _holds_zero(value: Estimate) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    broken_identity, unmoved, poor_coverage, off_policy, on_policy, expected_fall, fell_more, rises, collapse,
-    wrong_way, low_entropy, elsewhere, repeats, longer,
+    not_finite, broken_identity, unmoved, poor_coverage, off_policy, on_policy, expected_fall, fell_more, rises,
+    collapse, wrong_way, low_entropy, elsewhere, repeats, longer,
 )  # fmt: skip

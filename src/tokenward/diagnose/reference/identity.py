@@ -4,6 +4,7 @@ Both sides are estimated from the same texts. Left: the log-ratios of the tokens
 the draw of each token averaged out, the exact KL of each state on the way (Rao–Blackwell). Given its prompt, a text's
 difference is a sum of martingale steps of mean 0, also where texts are cut at a limit, so the mean difference over its
 own standard error is a z-score: large only if the texts are not draws of the law that the models are scored under.
+Of N texts the error is itself estimated, so a z-score is held against Student's t with N − 1 degrees of freedom.
 Per state: Rafailov et al. 2024 ("From r to Q*"), Eq. 16; the test by z-score is derived here.
 """
 
@@ -15,9 +16,10 @@ from typing import Any, Literal, final
 
 from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.diagnose.reference.numbers import interval
+from tokenward.diagnose.reference.student import limit
 from tokenward.diagnose.reference.texts import Scored
 
-MOST = 4.0  # |z| of a miss: 1 in 16,000 by chance
+FEW = 8  # texts: fewer that all miss by the same amount tell nothing of their error
 
 
 @final
@@ -34,20 +36,28 @@ class Identity:
 
     @property
     def z(self) -> float:
-        """0 where every text's two sides are equal; NaN from a single text."""
+        """0 where every text's two sides are equal; NaN, not known, from a single text or KLs that are no numbers."""
+        if self.gap.se == 0 and self.gap.mean == 0:
+            return 0.0
         if self.gap.se == 0:
-            return 0.0 if self.gap.mean == 0 else math.copysign(math.inf, self.gap.mean)
+            return math.nan if self.gap.clusters < FEW else math.copysign(math.inf, self.gap.mean)
         return self.gap.mean / self.gap.se
 
     @property
-    def holds(self) -> bool:
-        return abs(self.z) <= MOST
+    def most(self) -> float:
+        """The largest |z| of which chance is blamed: 4 of many texts, more of few (8.5 of 8, 10,000 of 2)."""
+        return limit(max(self.gap.clusters - 1, 1))
+
+    @property
+    def holds(self) -> bool | None:
+        """None where it is not known."""
+        return None if math.isnan(self.z) else abs(self.z) <= self.most
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         found = {name: interval(getattr(self, name)) for name in ("ratio", "kl", "gap")}
         z = self.z if math.isfinite(self.z) else None
-        return {"of": self.of, **found, "z": z, "holds": self.holds, "most": MOST}
+        return {"of": self.of, **found, "z": z, "holds": self.holds, "most": self.most}
 
     def line(self) -> str:
         """Both sides in one line."""
@@ -55,8 +65,12 @@ class Identity:
             "reference": ("E_ref[log π/π_ref]", "−KL(π_ref‖π)"),
             "policy": ("E_π[log π/π_ref]", "KL(π‖π_ref)"),
         }[self.of]
-        verdict = "agree" if self.holds else "DIFFER"
-        return f"{left} = {self.ratio}, {right} = {self.kl} nats: they {verdict} (z = {self.z:+.2f})"
+        verdict = {
+            True: f"they agree (z = {self.z:+.2f})",
+            False: f"they DIFFER (z = {self.z:+.2f}, by chance at most {self.most:.1f})",
+            None: "whether they agree is not known",
+        }[self.holds]
+        return f"{left} = {self.ratio}, {right} = {self.kl} nats: {verdict}"
 
 
 def identity(of: Scored, *, law: Literal["reference", "policy"]) -> Identity:

@@ -63,7 +63,7 @@ class Numbers:
     @property
     def perplexity(self) -> float:
         """exp(−mean log π_ref of a token)."""
-        return math.exp(-self.token_ref_logp.mean)
+        return _exp(-self.token_ref_logp.mean)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: estimates as {mean, low, high, se}."""
@@ -71,22 +71,31 @@ class Numbers:
         found = {name: interval(v) if isinstance(v, Estimate) else v for name, v in plain.items()}
         ends = interval(self.token_ref_logp)
         found["perplexity"] = {
-            "mean": self.perplexity, "low": _exp(ends["high"]), "high": _exp(ends["low"]),
-        }  # fmt: skip
-        found["places"] = [{**asdict(place), "ratio": interval(place.ratio)} for place in self.places]
+            name: None if end is None else known(_exp(-end))
+            for name, end in (("mean", ends["mean"]), ("low", ends["high"]), ("high", ends["low"]))
+        }
+        found["places"] = [
+            {**asdict(place), "ratio": interval(place.ratio), "kl": known(place.kl), "back": known(place.back)}
+            for place in self.places
+        ]
         return found
 
 
 def interval(value: Estimate) -> dict[str, float | None]:
-    """Mean, ends of the 95 % interval and standard error; null where there is no error."""
-    known = math.isfinite(value.se)
+    """Mean, ends of the 95 % interval and standard error; null where there is no error, or no finite mean."""
+    certain = math.isfinite(value.se)
     reach = NORMAL * value.se
-    ends = (value.mean - reach, value.mean + reach, value.se) if known else (None, None, None)
-    return {"mean": value.mean, **dict(zip(("low", "high", "se"), ends, strict=True))}
+    ends = (value.mean - reach, value.mean + reach, value.se) if certain else (None, None, None)
+    return {"mean": known(value.mean), **dict(zip(("low", "high", "se"), ends, strict=True))}
 
 
-def _exp(value: float | None) -> float | None:
-    return None if value is None else math.exp(-value)
+def known(value: float) -> float | None:
+    """A number of JSON, or None for one that is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _exp(value: float) -> float:
+    return math.inf if value > 700 else math.exp(value)
 
 
 def numbers(of: Scored) -> Numbers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final
@@ -9,7 +10,7 @@ from typing import Any, Literal, final
 from tokenward.diagnose.measures.intervals import Estimate
 from tokenward.diagnose.reference.identity import Identity
 from tokenward.diagnose.reference.mass import Mass
-from tokenward.diagnose.reference.numbers import Numbers, interval
+from tokenward.diagnose.reference.numbers import Numbers, interval, known
 
 Severity = Literal["fine", "note", "warning", "damage"]
 Verdict = Literal["unmoved", "expected", "rising", "unclear", "damage"]
@@ -66,7 +67,9 @@ class ReferenceReport:
         return {
             "about": dict(self.about),
             "verdict": self.verdict,
-            "findings": [asdict(one) for one in self.findings],
+            "findings": [
+                {**asdict(one), "number": known(one.number), "threshold": known(one.threshold)} for one in self.findings
+            ],
             "sets": {name: numbers.as_json() for name, numbers in found.sets.items()},
             "against": {
                 name: {key: interval(value) for key, value in rows.items()} for name, rows in found.against.items()
@@ -85,6 +88,7 @@ class ReferenceReport:
                 f"{name:<18}{one.texts:>6}{_pm(one.ratio):>22}{_pm(one.token_ref_logp):>22}"
                 f"{one.rare.mean:>7.1%}{one.length.mean:>8.1f}"
             )
+        found += ["± is one standard error; texts of one prompt count as one"]
         found += [one.line() for one in self.measured.identities]
         for rule in self.findings:
             found += [f"[{rule.severity}] {rule.text}", *([f"    {rule.remedy}"] if rule.remedy else [])]
@@ -92,4 +96,4 @@ class ReferenceReport:
 
 
 def _pm(value: Estimate) -> str:
-    return f"{value.mean:+.3f} ± {value.se:.3f}"
+    return f"{value.mean:+.3f}" + (f" ± {value.se:.3f}" if math.isfinite(value.se) else "")

@@ -68,6 +68,8 @@ class Scored:
         """Mean over tokens Σx/Σn; its standard error from the texts' residuals x_i − mean·n_i, clustered by prompt."""
         sums, counts = torch.where(self.valid, values, 0.0).sum(-1), self.length
         mean = float(sums.sum() / counts.sum())
+        if not math.isfinite(mean):
+            return Estimate(mean, math.nan, len(self.texts), len(set(self.prompts)))
         return estimate((mean + (sums - mean * counts) / counts.mean()).tolist(), clusters=self.prompts)
 
 
@@ -117,8 +119,8 @@ def _means(of: Scored, values: Float[Tensor, " N"]) -> dict[Hashable, float]:
 def repetition(tokens: Sequence[int], *, size: int = 3) -> float:
     """Share of the text's runs of `size` tokens that stood in it before; 0 for a text shorter than that.
 
-    >>> repetition([5, 6, 5, 6, 5])
-    0.3333333333333333
+    >>> round(repetition([5, 6, 5, 6, 5]), 4)
+    0.3333
     """
     runs = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokenward.diagnose.lens.rows import Number, TokenRow
 from tokenward.diagnose.measures.association import Interval
-from tokenward.diagnose.truth.ranking import ends, numbered, redrawn
+from tokenward.diagnose.measures.intervals import numbered
+from tokenward.diagnose.truth.ranking import ends, redrawn
 from tokenward.errors import InputError, nearest
 from tokenward.lab.theory.ranking import ranked
 
@@ -231,6 +232,12 @@ def _takes_part(
             raise InputError(
                 f"{name}: {len(given)} rows that do not have the tokens of the {len(rows)} texts; give each token one"
             )
+    for name, column in scores.items():
+        for i, numbers in enumerate(column):
+            broken = next((t for t, x in enumerate(numbers) if x is not None and math.isnan(x)), None)
+            if broken is not None:
+                where = rows[i].where or f"text {i + 1}"
+                raise InputError(f"{name}: NaN at token {broken + 1} of {where}; None is for a token without a number")
     kept: list[bool] = []
     for i, row in enumerate(rows):
         for t in range(len(row.tokens)):

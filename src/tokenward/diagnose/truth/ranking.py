@@ -6,13 +6,14 @@ each text. The same draws serve every score, so that differences of two scores o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.diagnose.measures.association import Interval
+from tokenward.diagnose.measures.intervals import copies_drawn, tails
 from tokenward.errors import InputError
 from tokenward.lab.theory.ranking import ranked
 
@@ -33,22 +34,9 @@ def redrawn(clusters: int, *, draws: int, seed: int) -> Float[Tensor, "D C"]:
     """Each cluster once, then `draws` rows of how often each was drawn when as many were drawn with replacement."""
     if clusters < 2:
         raise InputError(f"an interval over texts needs two of them at least, got {clusters}")
-    random = torch.Generator().manual_seed(seed)
-    picked = torch.randint(clusters, (draws, clusters), generator=random)
-    counts = torch.zeros(draws, clusters, dtype=torch.float64)
-    counts.scatter_add_(1, picked, torch.ones(draws, clusters, dtype=torch.float64))
-    return torch.cat([torch.ones(1, clusters, dtype=torch.float64), counts])
+    return copies_drawn(clusters, draws=draws, random=torch.Generator().manual_seed(seed))
 
 
 def ends(values: Float[Tensor, " D"], *, level: float) -> Interval:
     """The first value and the percentile interval of the others; draws in which a label was missing are left out."""
-    drawn = values[1:][~values[1:].isnan()]
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(tails).tolist() if len(drawn) else (float("nan"), float("nan"))
-    return Interval(float(values[0]), low, high)
-
-
-def numbered(clusters: Sequence[Hashable]) -> Int[Tensor, " N"]:
-    """Clusters as numbers from 0, in the order in which they come first."""
-    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    return torch.tensor([names[name] for name in clusters], dtype=torch.long)
+    return Interval(float(values[0]), *tails(values[1:], level=level))

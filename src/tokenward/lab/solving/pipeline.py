@@ -43,8 +43,8 @@ class Pipeline:
     @property
     def interaction(self) -> float:
         """max |r(x,z,y) − r(x′,z,y) − r(x,z,y′) + r(x′,z,y′)|: 0 iff r = f(x, z) + g(z, y), iff π^τ is a product."""
-        rest = self.reward - self.reward[:1]
-        return float((rest - rest[..., :1]).abs().max())
+        apart = self.reward[:, None] - self.reward  # [X X Z Y]: r(x, z, y) − r(x′, z, y)
+        return float((apart.amax(-1) - apart.amin(-1)).max())
 
     @property
     def target(self) -> Float[Tensor, "X Z Y"]:

@@ -18,6 +18,8 @@ class History:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._values: dict[str, list[float]] = {}
+        self._places: dict[str, list[int]] = {}  # which event each value is of
+        self._count = 0
         for event in events:
             self.add(event)
 
@@ -25,13 +27,24 @@ class History:
         """Take in the numbers of one event."""
         if event.get("event") not in ("update", "eval"):
             return
+        self._count += 1
         for name, value in event.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 self._values.setdefault(name, []).append(float(value))
+                self._places.setdefault(name, []).append(self._count)
 
     def values(self, name: str) -> list[float]:
         """All values of a metric; empty where it was never told."""
         return self._values.get(name, [])
+
+    def together(self, *names: str) -> list[tuple[float, ...]]:
+        """The values of several metrics, side by side, of the events that told all of them.
+
+        >>> History([{"event": "eval", "a": 1, "b": 2}, {"event": "eval", "a": 3}]).together("a", "b")
+        [(1.0, 2.0)]
+        """
+        columns = [dict(zip(self._places.get(name, ()), self.values(name), strict=True)) for name in names]
+        return [tuple(one[at] for one in columns) for at in columns[0] if all(at in one for one in columns)]
 
 
 def late(name: str, *, least: int = WINDOW) -> Reading:
@@ -135,11 +148,12 @@ def held_out_fall(history: History) -> float | None:
 
     The smaller of the falls at the last two evaluations: one unlucky draw does not count. The error of a fall is taken
     as √(se² + se_best²), too large where prompts and random numbers are the same, as they are in training. 0 where the
-    proxy is lower than it was at the best.
+    proxy is lower than it was at the best. An evaluation that lacks one of the three numbers is passed over.
     """
-    reward, error, proxy = (history.values(f"eval/{name}") for name in ("reward", "reward_se", "proxy"))
-    if not len(reward) == len(error) == len(proxy) or len(reward) < 4:
+    whole = history.together("eval/reward", "eval/reward_se", "eval/proxy")
+    if len(whole) < 4:
         return None
+    reward, error, proxy = ([row[i] for row in whole] for i in range(3))
     best = max(range(len(reward)), key=reward.__getitem__)
     if best >= len(reward) - 2 or proxy[-1] < proxy[best] or proxy[-2] < proxy[best]:
         return 0.0

@@ -1,7 +1,8 @@
 """On which tokens a dense reward stands: where it arises, at the end of each sentence, all at the end, or taken back.
 
-All placements but `TakenBack` have the same sum over a response, so the same optimum; with the exact critic even the
-same advantage at every token, for every λ (derived here). What they change, they change through a critic's errors.
+All placements but `TakenBack` have the same sum over a response, so without discount (γ = 1) the same optimum; with
+the exact critic even the same advantage at every token, for every λ (derived here). What they change then, they change
+through a critic's errors. With γ < 1 a reward moved by k tokens counts γᵏ times as much: another optimum.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class TakenBack:
     """Every reward where it arises, and their sum taken back at the last trainable token: RS-PPO, of the same.
 
     The row's total is 0, so the optimum is the one without these rewards. Exactly PPO with the critic
-    V + Σ_{i<t} reward_i (derived here).
+    V + Σ_{i<t} reward_i where γ = 1 (derived here).
     """
 
     needs: ClassVar[frozenset[str]] = _NOTHING

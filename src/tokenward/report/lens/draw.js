@@ -1,32 +1,43 @@
-// One item of the list as elements: a text, or a pair side by side.
+// One item of the list as elements: a text, or a pair side by side, step by step where its sides have several.
 
 const MODELS = 4; // bars of models differ in color and line; further ones repeat
 
 function drawItem(view, item) {
   const { table } = view;
-  const [first, second] = item.rows;
-  const two = second !== undefined;
-  const shared = (of) => !two || of(first) === of(second);
+  const [first] = item.rows;
+  const same = (of) => item.rows.every((r) => of(r) === of(first));
   const article = el("article", { class: "item" });
   const head = el("div", { class: "head" }, el("b", {}, itemName(table, item)));
-  if (shared(table.where) && table.where(first) !== null) head.append(el("span", { class: "where" }, table.where(first)));
-  if (two && table.names.length > 0) {
+  if (same(table.where) && table.where(first) !== null) head.append(el("span", { class: "where" }, table.where(first)));
+  if (paired(item) && table.names.length > 0) {
     const margin = marginOf(table, item);
     const label = `margin of ${table.names[mainName(table)].label} `;
     head.append(el("span", { class: margin < 0 ? "margin against" : "margin" }, label, el("b", {}, brief(margin, true))));
   }
   article.append(head);
-  if (shared(table.prompt)) article.append(...drawPrompt(view, first));
-  const sides = el("div", { class: two && view.wide() ? "sides two" : "sides" });
-  if (two && view.align && view.wide()) drawAligned(view, item, sides);
-  else for (const r of item.rows) sides.append(drawSide(view, r, shared));
-  article.append(sides);
+  for (const rows of item.lines) article.append(...drawLine(view, rows, paired(item), same(table.where)));
   return article;
+}
+
+// Texts beside each other: both of a pair, or one step of each side; one that stands alone keeps to its side.
+function drawLine(view, rows, two, where) {
+  const { table } = view;
+  const [first, second] = rows;
+  const shared = (of) => (of === table.where ? where : second === undefined || of(first) === of(second));
+  const found = shared(table.prompt) ? drawPrompt(view, first) : [];
+  const sides = el("div", { class: two && view.wide() ? "sides two" : "sides" });
+  if (second !== undefined && view.align && view.wide()) drawAligned(view, rows, sides, shared);
+  else {
+    if (two && second === undefined && view.wide() && table.side(first) === "rejected") sides.append(el("div", {}));
+    for (const r of rows) sides.append(drawSide(view, r, shared));
+  }
+  return [...found, sides];
 }
 
 function itemName(table, item) {
   const pair = table.pair(item.rows[0]);
-  const numbers = item.rows.map((r) => grouped(r + 1)).join(" and ");
+  const range = (rows) => [...new Set([rows[0], rows.at(-1)])].map((r) => grouped(r + 1)).join("–");
+  const numbers = item.sides.map(range).join(" and ");
   const texts = `text${item.rows.length > 1 ? "s" : ""} ${numbers}`;
   return pair === null ? texts : `pair ${grouped(pair)} · ${texts}`;
 }
@@ -48,8 +59,11 @@ function sideHead(view, r) {
   const line = el("div", { class: "side-head" });
   const side = table.side(r);
   if (side !== null) line.append(el("span", { class: `side ${side}` }, side));
+  const step = view.steps.get(r);
+  if (step) line.append(el("span", {}, `step ${step.join(" of ")}`));
   if (name) line.append(el("span", {}, `${wholeName(name)} `, el("b", {}, brief(table.sum(view.name, r), signed(name)))));
-  line.append(el("span", {}, `${grouped(table.size(r))} tokens`));
+  const [own, all] = [table.own(r), table.size(r)];
+  line.append(el("span", {}, `${grouped(own)} tokens${own < all ? `, ${grouped(all - own)} of others` : ""}`));
   return line;
 }
 
@@ -146,27 +160,27 @@ function labeled(view, r, t) {
 }
 
 // Both texts in cells of equal widths, so that tokens that belong together stand at the same place of both columns.
-function drawAligned(view, item, sides) {
+function drawAligned(view, rows, sides, shared) {
   const { table } = view;
-  const [first, second] = item.rows;
+  const [first, second] = rows;
   const { pairs, bounded } = view.alignment(first, second);
   if (bounded) sides.append(el("p", { class: "where long" }, "Too long to compare: token stands opposite token."));
   sides.classList.add("aligned");
-  const heads = item.rows.map((r) => {
+  const heads = rows.map((r) => {
     const box = el("div", { class: "text", role: "group", "aria-label": rowName(table, r) }, sideHead(view, r));
-    if (table.where(first) !== table.where(second) && table.where(r) !== null) box.append(el("span", { class: "where" }, table.where(r)));
-    if (table.prompt(first) !== table.prompt(second)) box.append(...drawPrompt(view, r));
+    if (!shared(table.where) && table.where(r) !== null) box.append(el("span", { class: "where" }, table.where(r)));
+    if (!shared(table.prompt)) box.append(...drawPrompt(view, r));
     return box;
   });
   sides.append(...heads);
-  for (const band of bands(table, item, pairs))
-    item.rows.forEach((r, k) => {
+  for (const band of bands(table, rows, pairs))
+    rows.forEach((r, k) => {
       const box = el("div", { class: "text", "data-r": r });
       const places = band.map((cell) => cell[k]).filter((t) => t >= 0);
       if (places.length > 0) {
         const part = partOf(view, r, places[0], begins(table, r, places[0]));
         if (band[0][3]) drawLoose(view, r, places, part.tokens);
-        else drawCells(view, item, k, band, part.tokens);
+        else drawCells(view, rows, k, band, part.tokens);
         box.append(part.box);
       }
       sides.append(box);
@@ -182,11 +196,11 @@ function drawLoose(view, r, places, into) {
 }
 
 // Cells stand in words, which begin at the same places on both sides: no line ends within one.
-function drawCells(view, item, k, band, into) {
+function drawCells(view, rows, k, band, into) {
   into.classList.add("cells");
   let word = null;
   for (const [i, j, same] of band) {
-    const texts = [i, j].map((t, side) => (t < 0 ? "" : view.table.token(item.rows[side], t)));
+    const texts = [i, j].map((t, side) => (t < 0 ? "" : view.table.token(rows[side], t)));
     if (word === null || texts.some((text) => /^\s/.test(text))) {
       word = el("span", { class: "word" });
       into.append(word);
@@ -194,7 +208,7 @@ function drawCells(view, item, k, band, into) {
     const place = [i, j][k];
     const node = place < 0
       ? el("span", { class: "t gap", "aria-hidden": "true" }, "\u00a0")
-      : drawToken(view, item.rows[k], place, { share: same ? 0.35 : 1, breaks: false });
+      : drawToken(view, rows[k], place, { share: same ? 0.35 : 1, breaks: false });
     node.classList.add(same ? "same" : "differs");
     node.style.width = `${Math.max(...texts.map((text) => view.width(text === "" ? "" : shown(text))))}px`;
     word.append(node);
@@ -206,10 +220,10 @@ function drawCells(view, item, k, band, into) {
 }
 
 // The cells between the places where a segment begins on either side, or where the texts part or join.
-function bands(table, item, pairs) {
+function bands(table, rows, pairs) {
   const found = [];
   pairs.forEach((cell, at) => {
-    const starts = [0, 1].some((k) => cell[k] > 0 && begins(table, item.rows[k], cell[k]));
+    const starts = [0, 1].some((k) => cell[k] > 0 && begins(table, rows[k], cell[k]));
     const last = found[found.length - 1];
     // Loose parts go to and fro: the second text's first token joins the first one's.
     const joins = last && last.length === 1 && last[0][3] && last[0][1] < 0 && cell[0] < 0;

@@ -1,23 +1,63 @@
 // What the list shows: pairs and single texts, filtered and in order.
 
+// {rows, sides: [rows of a side, …], lines: [rows shown beside each other, …], order}. Rows of one side of a pair that
+// follow one another are its steps: runs of a pipeline of models.
 function itemsOf(table) {
   const items = [];
   const waiting = new Map();
-  for (let r = 0; r < table.rows; r++) {
-    const pair = table.pair(r);
-    const side = table.side(r);
-    const other = pair === null ? undefined : waiting.get(pair);
-    if (pair !== null && side !== null && other && table.side(other.rows[0]) !== side) {
-      other.rows = side === "chosen" ? [r, other.rows[0]] : [other.rows[0], r];
+  for (const [first, end] of sidesOf(table)) {
+    const rows = Array.from({ length: end - first }, (_, k) => first + k);
+    const [pair, side] = [table.pair(first), table.side(first)];
+    const placed = pair !== null && side !== null;
+    const other = placed ? waiting.get(pair) : undefined;
+    if (other && table.side(other.rows[0]) !== side) {
+      Object.assign(other, itemOf(table, side === "chosen" ? [rows, other.rows] : [other.rows, rows], other.order));
       waiting.delete(pair);
       continue;
     }
-    const item = { rows: [r], order: r };
-    if (pair !== null && side !== null) waiting.set(pair, item);
+    const item = itemOf(table, [rows], first);
+    if (placed) waiting.set(pair, item);
     items.push(item);
   }
   return items;
 }
+
+// [first row, after the last] of each side of a pair; a text of no pair stands alone.
+function sidesOf(table) {
+  const found = [];
+  for (let r = 0; r < table.rows; r++) {
+    const last = found[found.length - 1];
+    const [pair, side] = [table.pair(r), table.side(r)];
+    if (last && pair !== null && side !== null && table.pair(r - 1) === pair && table.side(r - 1) === side) last[1] = r + 1;
+    else found.push([r, r + 1]);
+  }
+  return found;
+}
+
+function itemOf(table, sides, order) {
+  const lines = linesOf(table, sides);
+  return { rows: lines.flat(), sides, lines, order };
+}
+
+// Step k of one side beside step k of the other where one model wrote both; other steps stand alone.
+function linesOf(table, sides) {
+  const found = [];
+  const most = Math.max(...sides.map((rows) => rows.length));
+  for (let k = 0; k < most; k++) {
+    const here = sides.map((rows) => rows[k]).filter((r) => r !== undefined);
+    const together = most === 1 || here.every((r) => writer(table, r) === writer(table, here[0]));
+    found.push(...(together ? [here] : here.map((r) => [r])));
+  }
+  return found;
+}
+
+// The model of a text's first token that a model wrote, or −1.
+function writer(table, r) {
+  for (let t = 0; t < table.size(r); t++) if (table.actor(r, t) >= 0) return table.actor(r, t);
+  return -1;
+}
+
+const paired = (item) => item.sides.length > 1;
 
 // The name whose sums make the margin of a pair.
 function mainName(table) {
@@ -25,23 +65,42 @@ function mainName(table) {
   return places.find((place) => place >= 0) ?? 0;
 }
 
-const marginOf = (table, item) =>
-  item.rows.length < 2 || table.names.length === 0
-    ? NaN
-    : table.sum(mainName(table), item.rows[0]) - table.sum(mainName(table), item.rows[1]);
+const marginOf = (table, item) => {
+  if (!paired(item) || table.names.length === 0) return NaN;
+  const [one, other] = item.sides.map((rows) => sumOf(table, mainName(table), rows));
+  return one - other;
+};
 
-// What texts can be sorted by, and what a range can be asked of: [key, label, number of an item's text].
+// The sum (or mean) of a name over all steps of a side.
+function sumOf(table, k, rows) {
+  if (rows.length === 1) return table.sum(k, rows[0]);
+  const known = rows.filter((r) => !Number.isNaN(table.sum(k, r)));
+  const mean = table.names[k].whole === "mean";
+  const weight = known.map((r) => (mean ? table.known(k, r) : 1));
+  const sum = known.reduce((all, r, i) => all + weight[i] * table.sum(k, r), 0);
+  return known.length === 0 ? NaN : mean ? sum / weight.reduce((a, b) => a + b) : sum;
+}
+
+// A total of a side: sums of tokens add up over its steps, what is known of the whole (a score) stands at each of them.
+function totalOf(table, k, rows, adds) {
+  const found = rows.map((r) => table.total(k, r)).filter((value) => !Number.isNaN(value));
+  if (found.length === 0) return NaN;
+  return adds ? found.reduce((a, b) => a + b) : found[0];
+}
+
+// What texts can be sorted by, and what a range can be asked of: [key, label, number of a side of an item].
 function measures(table, items) {
   const found = [];
-  if (items.some((item) => item.rows.length > 1))
+  if (items.some(paired))
     found.push(["margin", `margin (${table.names[mainName(table)]?.label ?? ""})`, null]);
-  table.names.forEach((name, k) => found.push([`sum:${k}`, wholeName(name), (r) => table.sum(k, r)]));
+  table.names.forEach((name, k) => found.push([`sum:${k}`, wholeName(name), (rows) => sumOf(table, k, rows)]));
   const known = new Set(table.names.map((name) => name.name));
   table.totals.forEach((name, k) => {
     const label = known.has(name.name) ? `total ${name.label}` : name.label;
-    found.push([`total:${k}`, label, (r) => table.total(k, r)]);
+    const adds = known.has(name.name) || name.name === "length";
+    found.push([`total:${k}`, label, (rows) => totalOf(table, k, rows, adds)]);
   });
-  found.push(["length", "length (tokens)", (r) => table.size(r)]);
+  found.push(["length", "length (tokens)", (rows) => rows.reduce((sum, r) => sum + table.own(r), 0)]);
   return found;
 }
 
@@ -49,7 +108,7 @@ function chosenItems(table, all, ways, state) {
   let found = all;
   if (state.side !== "any")
     found = all.flatMap((item) =>
-      item.rows.filter((r) => table.side(r) === state.side).map((r) => ({ rows: [r], order: item.order })));
+      item.sides.filter(([r]) => table.side(r) === state.side).map((rows) => itemOf(table, [rows], item.order)));
   const wanted = state.text.toLowerCase();
   const anywhere = (item, test) => item.rows.some(test);
   if (wanted) found = found.filter((item) => anywhere(item, (r) => lowered(table, r).includes(wanted)));
@@ -60,22 +119,22 @@ function chosenItems(table, all, ways, state) {
     const way = ways.find(([key]) => key === state.range);
     const inside = (value) => !Number.isNaN(value) && (least === null || value >= least) && (most === null || value <= most);
     found = found.filter((item) =>
-      way[2] === null ? inside(marginOf(table, item)) : anywhere(item, (r) => inside(way[2](r))));
+      way[2] === null ? inside(marginOf(table, item)) : item.sides.some((rows) => inside(way[2](rows))));
   }
   return sorted(table, found, ways, state);
 }
 
-// A pair stands where its text with the smallest number stands, or the largest when the largest come first.
+// A pair stands where its side with the smallest number stands, or the largest when the largest come first.
 function sorted(table, items, ways, state) {
   const sign = state.descending ? -1 : 1;
   if (state.sort === "order") return state.descending ? [...items].reverse() : [...items];
   const number =
     state.sort === "lowest"
-      ? (r) => table.lowest(state.name, r)
+      ? (rows) => least(rows.map((r) => table.lowest(state.name, r)))
       : state.sort === "margin" ? null : ways.find(([key]) => key === state.sort)[2];
   const place = (item) => {
     if (number === null) return marginOf(table, item);
-    const values = item.rows.map(number).filter((value) => !Number.isNaN(value));
+    const values = item.sides.map(number).filter((value) => !Number.isNaN(value));
     return values.length === 0 ? NaN : sign > 0 ? Math.min(...values) : Math.max(...values);
   };
   const keyed = items.map((item) => [place(item), item]);
@@ -84,6 +143,11 @@ function sorted(table, items, ways, state) {
     return sign * (x - y) || a.order - b.order;
   });
   return keyed.map(([, item]) => item);
+}
+
+function least(values) {
+  const known = values.filter((value) => !Number.isNaN(value));
+  return known.length === 0 ? NaN : Math.min(...known);
 }
 
 // The tokens of a text in which what was searched for stands.

@@ -23,11 +23,16 @@ function viewOf(table) {
   const widths = new Map();
   const split = new Map();
   const matches = new Map();
-  for (const item of itemsOf(table))
-    if (item.rows.length > 1) item.rows.forEach((r, k) => partner.set(r, { first: item.rows[0], second: item.rows[1], k }));
+  const steps = new Map(); // text -> [its number among the steps of its side, how many these are]
+  for (const item of itemsOf(table)) {
+    for (const [first, second] of item.lines)
+      if (second !== undefined) [first, second].forEach((r, k) => partner.set(r, { first, second, k }));
+    for (const rows of item.sides) if (rows.length > 1) rows.forEach((r, k) => steps.set(r, [k + 1, rows.length]));
+  }
   const view = {
     table,
     alignment,
+    steps,
     name: 0,
     align: true,
     open: new Set(),
@@ -122,7 +127,7 @@ function fillControls({ table, all, ways }) {
   $("range").append(...ways.map(([key, label]) => option(key, label)));
   $("sort").append(option("order", "order of the file"), ...ways.map(([key, label]) => option(key, label)));
   if (table.names.length > 0) $("sort").append(option("lowest", "lowest token of the color"));
-  const pairs = all.some((item) => item.rows.length > 1);
+  const pairs = all.some(paired);
   const sides = Array.from({ length: table.rows }, (_, r) => table.side(r)).some((side) => side !== null);
   $("names").hidden = table.names.length === 0;
   $("side-label").hidden = !sides;
@@ -148,7 +153,7 @@ function choose(page) {
   list.render();
   drawPanelOf(page, view.current);
   const texts = found.reduce((sum, item) => sum + item.rows.length, 0);
-  const pairs = found.filter((item) => item.rows.length > 1).length;
+  const pairs = found.filter(paired).length;
   const several = (count, word) => `${grouped(count)} ${word}${count === 1 ? "" : "s"}`;
   const counted = `${grouped(texts)} of ${several(table.rows, "text")}`;
   $("count").textContent = pairs ? `${counted} (${several(pairs, "pair")})` : counted;

@@ -9,10 +9,12 @@ function listOf(view, box, list) {
   let heights = new Map(); // item -> measured
   const drawn = new Map(); // item -> element
   const estimate = (item) => {
-    const columns = item.rows.length > 1 && view.wide() ? 2 : 1;
+    const columns = paired(item) && view.wide() ? 2 : 1;
     const across = Math.max(20, list.clientWidth / columns / view.width("m") - 4);
-    const lines = item.rows.map((r) => Math.ceil((view.table.size(r) * 5.5) / across));
-    return 74 + 34 * (columns === 2 ? Math.max(...lines) : lines.reduce((a, b) => a + b));
+    const height = (r) => Math.ceil((view.table.size(r) * 5.5) / across);
+    const sum = (numbers) => numbers.reduce((a, b) => a + b);
+    const lines = item.lines.map((rows) => (columns === 2 ? Math.max(...rows.map(height)) : sum(rows.map(height))));
+    return 74 + 34 * sum(lines) + 40 * (lines.length - 1);
   };
   const place = () => {
     tops = new Float64Array(items.length + 1);

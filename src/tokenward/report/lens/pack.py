@@ -177,7 +177,10 @@ def _flat(rows: Sequence[TokenRow], name: str) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(
                 f"row {i + 1}: {name} holds a number that is not finite: leave it None where there is none"
             )
-        whole = math.fsum(known) / (len(known) if name in AVERAGED and known else 1)
+        try:
+            whole = math.fsum(known) / (len(known) if name in AVERAGED and known else 1)
+        except OverflowError as error:
+            raise InputError(f"row {i + 1}: the sum of {name} is beyond the range of doubles: leave it out") from error
         sums.append(whole if known else math.nan)
         column = row.values.get(name, (None,) * len(row.tokens))
         flat += [math.nan if value is None else value for value in column]

@@ -44,9 +44,9 @@ def write_lens(
 
 
 def first(rows: Sequence[TokenRow], count: int) -> Sequence[TokenRow]:
-    """The first rows, at least one; the halves of a pair that stand next to each other stay together."""
+    """The first rows, at least one; the texts of a pair that stand next to each other stay together."""
     count = max(1, count)
-    if 1 < count < len(rows) and rows[count].pair is not None and rows[count].pair == rows[count - 1].pair:
+    while 1 < count < len(rows) and rows[count].pair is not None and rows[count].pair == rows[count - 1].pair:
         count -= 1
     return rows[:count]
 

@@ -40,6 +40,11 @@ function tableOf(buffer) {
     totals: head.totals,
     has: { wrong: Boolean(wrong), segment: Boolean(segment), actor: Boolean(actor) },
     size: (r) => start[r + 1] - start[r],
+    // Tokens that a model wrote, or all where nobody is named.
+    own: (r) => {
+      const wrote = actor ? actor.subarray(start[r], start[r + 1]).reduce((sum, who) => sum + (who >= 0), 0) : 0;
+      return wrote || start[r + 1] - start[r];
+    },
     id: (r, t) => token[start[r] + t],
     token: (r, t) => head.strings[token[start[r] + t]],
     text: (r) => {
@@ -57,6 +62,8 @@ function tableOf(buffer) {
     actor: (r, t) => (actor ? actor[start[r] + t] : -1),
     value,
     sum: (k, r) => sums[k][r],
+    // How many tokens have the number.
+    known: (k, r) => m[k].subarray(start[r], start[r + 1]).reduce((sum, value) => sum + (value !== MISSING), 0),
     total: (k, r) => totals[k][r],
     lowest: (k, r) => {
       let least = NaN;

@@ -17,6 +17,9 @@ from tokenward.models.frozen import score as score_rows
 from tokenward.rollout.rewards.protocol import give, place
 from tokenward.types import Batch, Rollout
 
+WRAP = "it reads token ids; wrap it in a function of texts (--reward file.py:function)"
+SAME_BASE = "it reads the policy's token ids: give a model that was trained from the same base"
+
 
 @final
 class ModelReward:
@@ -54,15 +57,12 @@ def model_reward(
     return ModelReward(scorer, name=path, micro_tokens=micro_tokens)
 
 
-def same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, *, what: str) -> None:
-    """Refuse a model that reads other ids than the policy writes."""
+def same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, *, what: str, remedy: str = WRAP) -> None:
+    """Refuse a model that reads other ids than the policy writes, with what its caller can do about it."""
     theirs, ours = load.tokenizer(path).get_vocab(), tokenizer.get_vocab()
     if theirs != ours:
         different = len(set(theirs.items()) ^ set(ours.items()))
-        raise InputError(
-            f"{what} {path} has another tokenizer than the policy ({different} entries differ): "
-            "it reads token ids; wrap it in a function of texts (--reward file.py:function)"
-        )
+        raise InputError(f"{what} {path} has another tokenizer than the policy ({different} entries differ): {remedy}")
 
 
 def _rows(rollouts: Sequence[Rollout], *, device: torch.device) -> Batch:
