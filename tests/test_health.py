@@ -586,3 +586,11 @@ def test_the_page_tells_of_health_and_escapes_it(tmp_path: Path) -> None:
     assert "■ <b>cut</b>" in text and "Reward over √KL" in text
     quiet = folder(tmp_path / "quiet", [{"event": "update", "update": i, "loss": 0.1} for i in range(1, 30)])
     assert "<h2>Health</h2>" not in write_page([quiet], tmp_path / "quiet.html").read_text(encoding="utf-8")
+
+
+def test_a_constant_score_beside_a_guide_is_no_alarm():
+    """RTO with its guide's token rewards alone scores every text 0."""
+    flat = [{"event": "update", "update": n, "score_std": 0.0} for n in range(20)]
+    check = BY_NAME["constant-score"]
+    assert check.reading(History(flat)) == 0.0
+    assert check.reading(History([{**event, "guide": 0.5} for event in flat])) is None

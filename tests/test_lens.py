@@ -27,8 +27,10 @@ from tokenward.diagnose.lens.token_rows import Words, token_rows
 from tokenward.errors import InputError
 from tokenward.lab.solving.policy import policy_with
 from tokenward.lab.worlds.world import default_world
+from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.likely import likely
+from tokenward.models.save import save_reward_model
 from tokenward.recipes import build
 
 BETA = 0.3
@@ -328,7 +330,10 @@ def test_the_rewards_advantages_and_weights_of_rto_by_hand(tmp_path, models):
         {"prompt": "w9", "completion": "w7", "score": -1.0},
     ]
     recipe = build("rto", beta_guide=0.2, beta_kl=0.1, lam=0.5)
-    rows, about = rows_of(tmp_path, models, data, recipe=recipe, guide=models["g"], critic=models["g"])
+    valued = tiny.tiny(seed=2, value_head=True)
+    torch.nn.init.zeros_(valued.value_head.weight)
+    critic = str(save_reward_model(valued, load.tokenizer(models["m"]), tmp_path / "critic"))
+    rows, about = rows_of(tmp_path, models, data, recipe=recipe, guide=models["g"], critic=critic)
     policy, reference, guide = (tiny.tiny(seed=seed) for seed in (0, 1, 2))
     plain = []
     for row, prompt, answer in zip(rows, ([3, 4], [9]), ([5, 6, 1], [7, 1]), strict=True):

@@ -53,6 +53,7 @@ def test_it_finds_the_best_text_where_values_are_exact(wrong, leaves):
     assert [one.score for one in answer.found] == pytest.approx(reward[:6].amax(-1).tolist())
 
 
+@pytest.mark.slow
 def test_means_find_it_too_with_more_simulations():
     """A mean is diluted by what was tried below a move: the same trees need about five times as many visits."""
     problem, reward = world()

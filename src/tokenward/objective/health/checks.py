@@ -78,8 +78,8 @@ CHECKS: tuple[Check, ...] = (
         "Stop here and take best/model; then mend the reward, or raise beta_kl.",
     ),
     Check(
-        "constant-score", ("score_std",), _mean("spread of the scores in a batch"), history.late("score_std"),
-        "below", 1e-3, 1e-6, OURS,
+        "constant-score", ("score_std",), _mean("spread of the scores in a batch, where no guide rewards tokens"),
+        history.unless("guide", history.late("score_std")), "below", 1e-3, 1e-6, OURS,
         "All completions get the same score, so there is nothing to learn.",
         "Look at the reward on a few texts: a function that fails silently gives one value.",
     ),

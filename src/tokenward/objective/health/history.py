@@ -57,6 +57,15 @@ def late(name: str, *, least: int = WINDOW) -> Reading:
     return read
 
 
+def unless(other: str, reading: Reading) -> Reading:
+    """The reading, where another metric was never told."""
+
+    def read(history: History) -> float | None:
+        return None if history.values(other) else reading(history)
+
+    return read
+
+
 def total(*names: str) -> Reading:
     """Sum of the late means of those that were told; None where none was."""
 
