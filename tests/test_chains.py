@@ -336,7 +336,7 @@ def test_the_study_at_a_tiny_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(transformers, "LlamaConfig", lambda **named: whole(**{**named, **small}))
     few = {"updates": 2, "rollout_rows": 8, "mini_rows": 8, "critic": "own", "learning_rate": 1e-4}
     plan = Plan(
-        train_prompts=60, held_prompts=16, pair_prompts=60, pair_samples=8, texts=4, best_of=2, rounds=1,
+        train_prompts=60, held_prompts=48, pair_prompts=60, pair_samples=8, texts=12, best_of=2, rounds=1,
         sums={**Plan().sums, "updates": 60}, sft={**Plan().sft, "updates": 60},
         dpo={**Plan().dpo, "updates": 2, "rows_per_update": 2},
         reward_model={**Plan().reward_model, "updates": 2, "rows_per_update": 2}, online=few,
@@ -345,10 +345,10 @@ def test_the_study_at_a_tiny_scale(tmp_path, monkeypatch):
     assert "Finding the first wrong step" in words
     found = read_study(tmp_path / "s" / "data.jsonl")
     results = json.loads((tmp_path / "s" / "results.json").read_text(encoding="utf-8"))
-    assert found.claims and results["credit"]["injected"]["texts"] == 16
+    assert found.claims and results["credit"]["injected"]["texts"] == 48
     assert set(results["curves"]) == {"ppo-outcome", "ppo-model", "ppo-steps", "ppo-end"}
     rows = read_rows(tmp_path / "s" / "credit_injected.jsonl")
-    assert len(rows) == 16 and all(sum(map(bool, row.wrong)) == 1 for row in rows)
+    assert len(rows) == 48 and all(sum(map(bool, row.wrong)) == 1 for row in rows)
     assert {"credit", "ref_logp", "ref_entropy"} <= set(rows[0].values) and rows[0].segment[-1] >= 2
     before = (tmp_path / "s" / "results.json").read_text(encoding="utf-8")
     assert study(seed=1, out=str(tmp_path / "s"), plan=plan)  # everything was done before
