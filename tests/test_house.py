@@ -14,10 +14,10 @@ import lengths
 import mutate
 import readme
 from faults import FAULTS, Fault
+from tests.places import ROOT
 from tokenward import recipes
 from tokenward.studies import STUDIES
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 

@@ -6,7 +6,7 @@ from faults.fault import Fault
 
 WORLD = "src/tokenward/data/chains.py"
 STEPS = "src/tokenward/trained/reasoning/steps.py"
-CHAINS_TESTS = ("tests/test_chains.py",)
+CHAINS_TESTS = ("tests/trained/test_chains.py",)
 
 CHAINS = [
     Fault(WORLD, "value = int(part[_RESULT]) if len(part) > _RESULT", "value = chain.values[done + 1] if len(part) > _RESULT",

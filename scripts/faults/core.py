@@ -117,7 +117,7 @@ RECIPES = [
 
 GROUPS, SCENARIOS = f"{OBJECTIVE}/groups.py", "src/tokenward/recipes/scenarios.py"
 GIVEN, POLICY = f"{OBJECTIVE}/advice/given.py", f"{OBJECTIVE}/advice/policy.py"
-HAND, SAID = ("tests/objective/test_scenarios.py",), ("tests/test_advice.py",)
+HAND, SAID = ("tests/objective/test_scenarios.py",), ("tests/objective/test_advice.py",)
 
 COMPOSITION = [
     Fault(GROUPS, "return stream_weight(batch, stream).detach().to(x.dtype) * (count(batch.mask) > 0)", "return torch.ones_like(x) * (count(batch.mask) > 0)",
@@ -223,15 +223,15 @@ MODELS = [
           "padding may be marked as trainable", FORWARD),
     Fault("src/tokenward/models/forward.py",
           "with torch.no_grad(), self._other(reference):\n                        ref_states", "with torch.no_grad():\n                        ref_states",
-          "exact KL under LoRA: the reference keeps its adapters", ("tests/test_forward.py", "tests/test_load.py", "tests/test_roles.py")),
+          "exact KL under LoRA: the reference keeps its adapters", ("tests/models/test_forward.py", "tests/models/test_load.py", "tests/models/test_roles.py")),
     Fault("src/tokenward/models/roles.py",
           "with adapters_off(self.policy):\n                return self._logp(self.policy, batch)", "return self._logp(self.policy, batch)",
-          "LoRA: the policy is its own reference", ("tests/test_roles.py",)),
+          "LoRA: the policy is its own reference", ("tests/models/test_roles.py",)),
     Fault("src/tokenward/models/roles.py", 'if self.guide_ref is None and "ref_logp" in out', 'if "ref_logp" in out',
-          "the guide's own reference is ignored", ("tests/test_roles.py",)),
+          "the guide's own reference is ignored", ("tests/models/test_roles.py",)),
 ]  # fmt: skip
 
-COLLATE, TOKENIZE = ("tests/test_collate.py",), ("tests/test_tokenize.py",)
+COLLATE, TOKENIZE = ("tests/data/test_collate.py",), ("tests/data/test_tokenize.py",)
 
 MASKS = [
     Fault("src/tokenward/data/collate.py", "torch.tensor(line.trainable, dtype=torch.bool)", "True",
@@ -344,7 +344,7 @@ LAB = [
 ]  # fmt: skip
 
 RATE, GRAPH, DESIGN = ("tests/lab/test_rate.py",), ("tests/lab/test_graph.py",), ("tests/lab/test_design.py",)
-SAMPLE, COMPARED = ("tests/lab/test_finite_sample.py",), ("tests/test_comparisons.py",)
+SAMPLE, COMPARED = ("tests/lab/test_finite_sample.py",), ("tests/diagnose/test_comparisons.py",)
 RATES = [
     Fault("src/tokenward/lab/optima/graph.py", "eigen[:, 1].tolist()", "eigen[:, 0].tolist()",
           "λ₂ of a component is its 0", GRAPH),
@@ -398,9 +398,9 @@ THEORY = [
     Fault("src/tokenward/lab/theory/joint_learning.py", "self.demos * contrast + self.preferences *", "self.demos * contrast - self.preferences *",
           "preferences are learned upside down", ("tests/lab/test_joint_learning.py",)),
     Fault("src/tokenward/studies/study.py", "return low <= self.measured <= high", "return not (self.measured < low or self.measured > high)",
-          "a claim that measured NaN holds", ("tests/test_studies.py", "src/tokenward/studies/study.py")),
+          "a claim that measured NaN holds", ("tests/studies/test_studies.py", "src/tokenward/studies/study.py")),
     Fault("src/tokenward/report/study_page.py", "<p>{escape(claim.text)} <span", "<p>{claim.text} <span",
-          "a claim's text reaches the page as it is", ("tests/test_studies.py",)),
+          "a claim's text reaches the page as it is", ("tests/studies/test_studies.py",)),
 ]  # fmt: skip
 
 CORE = [*LINKS, *STAGE_ONE, *TERMS, *RECIPES, *COMPOSITION, *ADVICE, *MODELS, *MASKS, *LAB, *RATES, *THEORY]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LAWS = ("tests/objective",)
-FORWARD = ("tests/test_forward.py",)
+FORWARD = ("tests/models/test_forward.py",)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from faults.fault import Fault
 
 OBJECTIVE = "src/tokenward/objective"
 ROWS = ("tests/objective/test_games_by_hand.py",)
-STREAMS = "tests/test_streams.py"
+STREAMS = "tests/train/test_streams.py"
 LAB = ("tests/lab/test_games.py::test_rows_and_pairs_of_two_streams_have_their_own_laws",)
 
 GAMES = [

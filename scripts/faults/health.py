@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
-HEALTH_TESTS, FRONTIER = ("tests/test_health.py",), ("tests/test_frontier.py",)
+HEALTH_TESTS, FRONTIER = ("tests/diagnose/test_health.py",), ("tests/studies/test_frontier.py",)
 HEALTH = [
     Fault("src/tokenward/objective/health/watch.py", "self._said |= {found.check.name for found in new}",
           "self._said |= set()", "a warning comes with every update", HEALTH_TESTS),
@@ -29,7 +29,7 @@ HEALTH = [
     Fault("src/tokenward/folders.py", "        out.rename(former(out))\n", "        shutil.rmtree(out)\n",
           "a kill while the best model is replaced loses it", HEALTH_TESTS),
     Fault("src/tokenward/train/directory.py", 'flags={"out": str(out)}', "flags={}",
-          "a copied run goes on in the run it was copied from", ("tests/test_resume.py",)),
+          "a copied run goes on in the run it was copied from", ("tests/train/test_resume.py",)),
     Fault("src/tokenward/lab/optima/best_of_n.py", "law / same * (", "law * (",
           "answers that tie share nothing", FRONTIER),
 ]  # fmt: skip

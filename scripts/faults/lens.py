@@ -5,9 +5,9 @@ from __future__ import annotations
 from faults.fault import Fault
 
 HERE = "src/tokenward/diagnose/lens"
-ROWS = ("tests/test_lens.py",)
-SPANS = ("tests/test_lens_spans.py",)
-COMMAND = ("tests/test_lens_command.py",)
+ROWS = ("tests/diagnose/test_lens.py",)
+SPANS = ("tests/diagnose/test_lens_spans.py",)
+COMMAND = ("tests/cli/test_credit.py",)
 
 LENS = [
     Fault(f"{HERE}/columns.py", '{"credit": beta * found["ratio"]}', '{"credit": found["ratio"]}',
@@ -37,7 +37,7 @@ LENS = [
     Fault(f"{HERE}/spans.py", "if size is not None and end > size:", "if False:",
           "errors marked behind the end of a text are taken", SPANS),
     Fault(f"{HERE}/rows.py", "if type(value) is not kind:", "if not isinstance(value, kind):",
-          "true is read as the number of a pair or a model", ("tests/test_credit.py",)),
+          "true is read as the number of a pair or a model", ("tests/diagnose/test_credit.py",)),
     Fault("src/tokenward/models/likely.py", "batch.mask[row].nonzero().squeeze(-1)", "batch.mask[row].nonzero().squeeze(-1) + 1",
           "alternatives are those of the next token", ROWS),
 ]  # fmt: skip

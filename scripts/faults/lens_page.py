@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults.fault import Fault
 
 LENS = "src/tokenward/report/lens"
-PAGE = ("tests/test_lens_page.py",)
+PAGE = ("tests/report/test_lens_page.py",)
 
 LENS_PAGE = [
     Fault(

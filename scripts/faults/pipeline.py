@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults.fault import Fault
 
 UNITS = ("tests/objective/test_units.py",)
-RUNS = ("tests/test_two_models.py",)
+RUNS = ("tests/train/test_two_models.py",)
 
 PIPELINE = [
     Fault("src/tokenward/objective/terms.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
-MEMORY, RUNS = ("tests/objective/test_memory.py",), ("tests/test_ppo_runs.py",)
+MEMORY, RUNS = ("tests/objective/test_memory.py",), ("tests/train/test_ppo_runs.py",)
 PPO = [
     Fault("src/tokenward/objective/signal/remembered.py", "return {name: memory[name] + statistics[name] for name in memory}",
           "return dict(statistics)", "running statistics forget all batches but the last", MEMORY),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
-HERE, TESTS = "src/tokenward/diagnose/reference", ("tests/test_reference.py",)
+HERE, TESTS = "src/tokenward/diagnose/reference", ("tests/diagnose/test_reference.py",)
 
 REFERENCE = [
     Fault("src/tokenward/models/two_laws.py", "mean_under(ref, ref - law),", "mean_under(law, law - ref),",
@@ -12,7 +12,7 @@ REFERENCE = [
     Fault("src/tokenward/models/two_laws.py", "_head(reference, policy, state) / temperature", "_head(reference, policy, state)",
           "the reference is scored at temperature 1, whatever is asked", TESTS),
     Fault("src/tokenward/models/divergence.py", "values.masked_fill(share == 0, 0.0)", "values",
-          "0 · log 0 is NaN", ("tests/test_forward.py", *TESTS)),
+          "0 · log 0 is NaN", ("tests/models/test_forward.py", *TESTS)),
     Fault(f"{HERE}/identity.py", "limit(max(self.gap.clusters - 1, 1))", "4.0",
           "two texts are judged as many are", TESTS),
     Fault(f"{HERE}/findings.py", "if not all(one.kl.mean <= 1e-9 and one.back.mean <= 1e-9", "if any(one.kl.mean > 1e-9 or one.back.mean > 1e-9",

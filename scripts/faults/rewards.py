@@ -5,9 +5,9 @@ from __future__ import annotations
 from faults.fault import Fault
 
 HERE = "src/tokenward/rollout/rewards"
-SOURCES = ("tests/test_rewards.py",)
-GRAMMAR = ("tests/test_reward_grammar.py",)
-RUNS = ("tests/test_reward_runs.py",)
+SOURCES = ("tests/rollout/test_rewards.py",)
+GRAMMAR = ("tests/rollout/test_reward_grammar.py",)
+RUNS = ("tests/train/test_reward_runs.py",)
 
 REWARDS = [
     Fault(f"{HERE}/protocol.py", "score=(rollout.score or 0.0) + score", "score=score",

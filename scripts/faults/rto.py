@@ -6,7 +6,7 @@ from faults.fault import Fault
 
 OBJECTIVE = "src/tokenward/objective"
 PLACED, ROBUST = ("tests/objective/test_placements.py",), ("tests/objective/test_robust.py",)
-COUPLED, SENTENCES = ("tests/test_coupled.py",), ("tests/test_sentences.py",)
+COUPLED, SENTENCES = ("tests/train/test_coupled.py",), ("tests/data/test_sentences.py",)
 
 RTO = [
     Fault(f"{OBJECTIVE}/signal/placement.py", '"amax")', '"amin", include_self=False)',

@@ -5,7 +5,7 @@ from __future__ import annotations
 from faults.fault import Fault
 
 SRC = "src/tokenward"
-TREE, THEORY, FLAGS = "tests/test_mcts.py", "tests/test_search_theory.py", "tests/test_strategies.py"
+TREE, THEORY, FLAGS = "tests/search/test_mcts.py", "tests/search/test_theory.py", "tests/search/test_strategies.py"
 
 SEARCH = [
     Fault(f"{SRC}/search/mcts.py", "node.prior * np.sqrt(1 + tried.sum()) / (1 + tried)", "node.prior * np.sqrt(tried.sum()) / (1 + tried)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
-SWEEPS = ("tests/test_sweep.py",)
+SWEEPS = ("tests/sweep/test_sweep.py",)
 FOLDER = "src/tokenward/sweep"
 
 SWEEP = [
@@ -25,5 +25,5 @@ SWEEP = [
           "<li>{escape(one['job'])}: {one['error']}</li>",
           "sweep: the page takes an error's text for HTML", SWEEPS),
     Fault("examples/recipes/bond.py", "return 2 * (1 - higher - ties / 2)", "return 2 * (1 - higher)",
-          "bond: ties count as wins", ("tests/test_tier_c.py",)),
+          "bond: ties count as wins", ("tests/examples/test_tier_c.py",)),
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
-HERE, LAB = "tests/test_constrained.py", "tests/lab/test_trust_region.py"
+HERE, LAB = "tests/train/test_constrained.py", "tests/lab/test_trust_region.py"
 STAYS = (f"{HERE}::test_where_no_trial_will_do_the_policy_stays_to_the_bit",)
 STEP = (f"{HERE}::test_the_step_is_the_damped_natural_gradient_scaled_to_the_bound",)
 OLD = (f"{HERE}::test_both_directions_of_the_kl_to_the_old_policy",)

@@ -7,7 +7,7 @@ from faults.fault import Fault
 RANKING = "src/tokenward/lab/theory/ranking.py"
 INTERVALS = "src/tokenward/diagnose/measures/intervals.py"
 TRUTH = "src/tokenward/diagnose/truth"
-TESTS = ("tests/test_truth.py",)
+TESTS = ("tests/diagnose/test_truth.py",)
 
 TRUTHS = [
     Fault(RANKING, "(before - hits_before + until - hits_until) / 2", "until - hits_until",
@@ -27,5 +27,5 @@ TRUTHS = [
           "human preferences are turned round", TESTS),
     Fault("src/tokenward/studies/credit.py", "pull * (1 - first[tree.levels[PLACE]].double())",
           "pull * (first[tree.levels[PLACE]].double() - 1)", "the first token's pull has the other sign",
-          ("tests/test_studies_credit.py",)),
+          ("tests/studies/test_credit.py",)),
 ]  # fmt: skip

@@ -134,7 +134,7 @@ def test_extra_padding_columns_change_nothing(recipe: Recipe) -> None:
 def test_every_split_into_micro_batches_gives_the_same_gradient(recipe: Recipe, parts: int) -> None:
     """Stage one on the whole batch; sums on parts (pairs kept together); one global divisor."""
     if recipe.scope == "batch":
-        pytest.skip("its loss is no sum over parts: tests/test_coupled.py")
+        pytest.skip("its loss is no sum over parts: tests/train/test_coupled.py")
     batch = batch_of(recipe, groups=6, per_group=2)
     stats = stats_of(batch)
     value, grads = gradients(recipe, batch, stats)

@@ -13,6 +13,7 @@ import torch
 from tests import runs
 from tests.objective import test_laws as laws
 from tests.objective.cases import batch_of, stats_of
+from tests.places import ROOT
 from tokenward.lab.solving.solve import solve
 from tokenward.lab.worlds.world import default_world
 from tokenward.objective.recipe import Recipe
@@ -20,7 +21,7 @@ from tokenward.recipes import load
 from tokenward.train import loop
 from tokenward.types import Batch, Signal, TokenStats
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "recipes"
+FOLDER = ROOT / "examples" / "recipes"
 NAMES = ("astar_po", "trpa", "bond")
 LAWS = (
     laws.test_value_and_gradient_are_finite_and_not_zero,

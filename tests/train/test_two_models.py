@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from tests import runs, tiny, two_models
-from tests.test_resume import facts, killed_after
+from tests.train.test_resume import facts, killed_after
 from tokenward.data import dataset, view
 from tokenward.data.collate import rows_batch
 from tokenward.data.sources import OfflineSource

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.test_credit import rollout
+from tests.diagnose.test_credit import rollout
 from tokenward.data.encode import encoder
 from tokenward.diagnose.lens.credit import pieces, silent
 from tokenward.diagnose.lens.spans import Span, marks, read_spans

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests import runs
+from tests.places import ROOT
 from tokenward.cli.runs import train
 from tokenward.recipes import maker
 from tokenward.runlog import read
 from tokenward.train.settings import Settings, read_file, resolve
 
-FOLDER = Path(__file__).resolve().parents[1] / "examples" / "implementation_matters"
+FOLDER = ROOT / "examples" / "implementation_matters"
 NAMES = ("ppo", "ppo_m", "ppo_noclip", "trpo", "trpo_plus")
 CODE_LEVEL = {"value_clip": 0.2, "reward_scale": "std", "schedule": "linear", "reward_clip": 10.0, "grad_clip": 1.0}
 OFF = {"value_clip": None, "reward_scale": "none", "schedule": "constant", "reward_clip": None, "grad_clip": None}

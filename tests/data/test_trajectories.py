@@ -137,7 +137,7 @@ def test_an_observation_that_names_a_control_token_is_text(chatty):
 
 
 def test_a_template_that_rewrites_the_past_is_refused(chatty):
-    from tests.test_tokenize import with_template
+    from tests.data.test_tokenize import with_template
 
     counted = "{% for m in messages %}<|im_start|>{{ messages|length }}{{ m.content }}<|im_end|>{% endfor %}"
     with pytest.raises(BadRow, match="rewrites what came before an observation"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_search import PROMPTS, language, plain_logp
+from tests.search.test_search import PROMPTS, language, plain_logp
 from tests.tiny import tiny
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import runs, tiny
-from tests.test_resume import Killed, same
+from tests.train.test_resume import Killed, same
 from tokenward.errors import InputError
 from tokenward.models.adapters import add_lora
 from tokenward.models.curvature import fisher_product, flat, move, trained

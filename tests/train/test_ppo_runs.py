@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import runs
-from tests.test_resume import Killed, same
+from tests.train.test_resume import Killed, same
 from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.runlog import read

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from tests import runs
+from tests.places import ROOT
 from tokenward.cli import main
 from tokenward.errors import InputError
 from tokenward.sweep import job as jobs
@@ -105,7 +106,7 @@ def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         read_sweep(tmp_path / "gone.yaml")
 
 
-SHIPPED = sorted((Path(__file__).resolve().parent.parent / "benchmarks" / "on_policy").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "benchmarks" / "on_policy").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

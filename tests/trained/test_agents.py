@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import runpy
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.places import ROOT
 from tokenward.errors import InputError
 from tokenward.report.study_page import page
 from tokenward.studies import study as studies
@@ -17,7 +17,7 @@ from tokenward.trained.agents import measure, story, words
 from tokenward.trained.agents.plan import Plan
 from tokenward.trained.agents.worlds import worlds
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "higher_lower.py"
+EXAMPLE = ROOT / "examples" / "higher_lower.py"
 SHORT = {"updates": 2, "rows_per_update": 8, "learning_rate": 1e-3}
 ONLINE = {"updates": 2, "rollout_rows": 8, "mini_rows": 4, "learning_rate": 1e-4, "critic": "own"}
 TINY = Plan(

@@ -19,6 +19,7 @@ from tests import runs
 from tests.lab import plain
 from tests.lab.at import at, slope
 from tests.lab.plain import REF, REWARD, TAU, bandit, gibbs, random_law, tree_world, tv
+from tests.places import ROOT
 from tokenward.cli import main
 from tokenward.errors import InputError
 from tokenward.lab.solving.solve import solve
@@ -286,7 +287,7 @@ def test_lengths_of_a_run_are_those_of_its_rows(tmp_path: Path, capsys: pytest.C
 
 def test_a_run_refuses_an_error_before_it_reads_a_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from tests.test_advice import k1\n\n\ndef mine():\n    return k1()\n", encoding="utf-8"
+        "from tests.objective.test_advice import k1\n\n\ndef mine():\n    return k1()\n", encoding="utf-8"
     )
     config = replace(runs.config(tmp_path, "distill", updates=1), model=str(tmp_path / "absent"), guide=None)
     with pytest.raises(InputError, match=r"^k1: k1: Identity: log π/π_ref as a loss \(k1\) has no expected gradient"):
@@ -342,7 +343,7 @@ CHECKED = {
 @pytest.mark.parametrize("claim", CHECKED)
 def test_a_claim_has_its_check(claim: str) -> None:
     file, name = CHECKED[claim]
-    assert f"\ndef {name}(" in (Path(__file__).parent.parent / file).read_text(encoding="utf-8")
+    assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_without_a_normalizer_the_optimum_is_another() -> None:

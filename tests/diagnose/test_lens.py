@@ -6,14 +6,14 @@ import itertools
 import json
 import math
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests import runs, tiny
-from tests.test_credit import rollout
+from tests.diagnose.test_credit import rollout
+from tests.places import ROOT
 from tokenward.data.tokenize import Limits
 from tokenward.diagnose.lens.batches import batch_of
 from tokenward.diagnose.lens.columns import Models, columns, columns_of
@@ -414,7 +414,7 @@ def test_rows_of_two_actors_are_told_apart():
 
 
 def test_every_key_of_both_files_is_documented(tmp_path, models):
-    page = (Path(__file__).parents[1] / "docs" / "lens.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "lens.md").read_text(encoding="utf-8")
     rows, about = rows_of(tmp_path, models, [{"prompt": "w3", "completion": "w4", "spans": []}])
     names = [*about, *about["data"], *about["counts"], *MEANINGS, *(f.name for f in fields(TokenRow)), *rows[0].totals]
     assert [name for name in names if f"`{name}`" not in page] == []

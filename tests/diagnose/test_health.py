@@ -17,7 +17,8 @@ import torch
 
 from tests import health as logs
 from tests import runs, tiny
-from tests.test_resume import Killed, facts, killed_after, same
+from tests.places import ROOT
+from tests.train.test_resume import Killed, facts, killed_after, same
 from tokenward.cli.health import health as command
 from tokenward.diagnose.health.overoptimization import fit
 from tokenward.diagnose.health.run import health, of_events, write
@@ -37,7 +38,7 @@ from tokenward.train.heldout import HeldOut
 from tokenward.train.runtime import rng_state, set_rng_state
 from tokenward.types import TokenStats
 
-DOC = Path(__file__).parents[1] / "docs" / "health.md"
+DOC = ROOT / "docs" / "health.md"
 
 
 def levels(events: list[dict[str, object]]) -> dict[str, str]:

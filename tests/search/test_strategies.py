@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import runs
-from tests.test_search import PROMPTS, Tree, language
+from tests.search.test_search import PROMPTS, Tree, language
 from tests.tiny import EOS, PAD, VOCABULARY, saved, tiny, word_tokenizer
 from tokenward.cli import main
 from tokenward.errors import InputError, RunError

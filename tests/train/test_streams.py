@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests import runs
-from tests.test_loop import column
-from tests.test_resume import killed_after, same
-from tests.test_sampler import PROMPTS, sampler, scored
+from tests.rollout.test_sampler import PROMPTS, sampler, scored
 from tests.tiny import llama, tiny
+from tests.train.test_loop import column
+from tests.train.test_resume import killed_after, same
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError, RunError
 from tokenward.models.adapters import adapters_off, add_lora

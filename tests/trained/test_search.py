@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.test_search import PROMPTS, language
+from tests.search.test_search import PROMPTS, language
 from tests.tiny import tiny
 from tokenward.errors import InputError
 from tokenward.lab.worlds.world import default_world

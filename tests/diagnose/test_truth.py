@@ -10,13 +10,13 @@ import math
 import random
 import re
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.places import ROOT
 from tokenward.data import world, world_rows
 from tokenward.diagnose.lens.rows import TokenRow
 from tokenward.diagnose.measures.intervals import auc, numbered
@@ -528,11 +528,10 @@ def test_the_whole_command_at_a_tiny_scale(tmp_path):
 
 
 def test_the_tables_of_the_page_are_those_of_the_recorded_runs():
-    root = Path(__file__).resolve().parent.parent
-    spec = importlib.util.spec_from_file_location("credit_tables", root / "benchmarks" / "credit" / "tables.py")
+    spec = importlib.util.spec_from_file_location("credit_tables", ROOT / "benchmarks" / "credit" / "tables.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    page = (root / "docs" / "credit.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
     marks = re.findall(r"^<!-- (\w+) -->\n(.*?)<!-- end -->$", page, flags=re.MULTILINE | re.DOTALL)
     assert {name for name, _ in marks} == set(made.TABLES)
     for name, shown_there in marks:
