@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -194,18 +194,24 @@ DOCS = {  # mark in docs/comparisons.md: (table, files of results)
 }  # fmt: skip
 
 
-def docs() -> None:
-    """Put each table between its mark and the next `<!-- end -->`."""
-    page = HERE.parent / "docs" / "comparisons.md"
+def refill(page: Path, made: Mapping[str, str]) -> None:
+    """Put each table, by its mark in the page, between the mark and the next `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
-    for mark, (what, names) in DOCS.items():
-        files = [HERE / "results" / f"{name}.jsonl" for name in names]
-        made = TABLES[what](*(read(file) for file in files if file.is_file()))
+    for mark, written in made.items():
         head, found, rest = text.partition(f"<!-- {mark} -->\n")
         if not found:
             raise SystemExit(f"{page}: no mark {mark}")
-        text = f"{head}<!-- {mark} -->\n{made}\n<!-- end -->\n{rest.partition('<!-- end -->' + chr(10))[2]}"
+        text = f"{head}<!-- {mark} -->\n{written}\n<!-- end -->\n{rest.partition('<!-- end -->' + chr(10))[2]}"
     page.write_text(text, encoding="utf-8")
+
+
+def docs() -> dict[str, str]:
+    """The tables of docs/comparisons.md by their marks."""
+    made = {}
+    for mark, (what, names) in DOCS.items():
+        files = [HERE / "results" / f"{name}.jsonl" for name in names]
+        made[mark] = TABLES[what](*(read(file) for file in files if file.is_file()))
+    return made
 
 
 if __name__ == "__main__":
@@ -214,6 +220,6 @@ if __name__ == "__main__":
     if what == "pack":
         pack(*files)
     elif what == "docs":
-        docs()
+        refill(HERE.parent / "docs" / "comparisons.md", docs())
     else:
         print(TABLES[what](*map(read, files)))

@@ -21,7 +21,7 @@ from tokenward.trained.credit.words import ALL, FACTS, SCORES
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from tables import markdown  # noqa: E402  (benchmarks/tables.py)
+from tables import markdown, refill  # noqa: E402  (benchmarks/tables.py)
 
 
 def rounded(value: Any) -> Any:
@@ -169,23 +169,11 @@ if (HERE / "human.json").is_file():  # its data are not everybody's
     TABLES["human"] = human
 
 
-def docs() -> None:
-    """Put each table between its mark and the next `<!-- end -->`."""
-    page = HERE.parents[1] / "docs" / "credit.md"
-    text = page.read_text(encoding="utf-8")
-    for mark, made in TABLES.items():
-        head, found, rest = text.partition(f"<!-- {mark} -->\n")
-        if not found:
-            raise SystemExit(f"{page}: no mark {mark}")
-        text = f"{head}<!-- {mark} -->\n{made()}\n<!-- end -->\n{rest.partition('<!-- end -->' + chr(10))[2]}"
-    page.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
     what, *files = sys.argv[1:]
     if what == "pack":
         pack(*files)
     elif what == "docs":
-        docs()
+        refill(HERE.parents[1] / "docs" / "credit.md", {mark: made() for mark, made in TABLES.items()})
     else:
         print(TABLES[what]())

@@ -45,7 +45,7 @@ SEARCH = [
     Fault(f"{SRC}/search/combined.py", "(proxy == NEVER) | (ref == NEVER)", "(proxy == NEVER)",
           "proxy tuning: a token that the reference never writes takes all the mass",
           (f"{FLAGS}::test_a_combination_of_beta_zero_is_the_base_and_what_the_reference_never_writes_stays_out",)),
-    Fault(f"{SRC}/search/answers.py", "        if path is not None and load.holds_tokenizer(load.located(path)):", "        if path is not None and not load.holds_tokenizer(load.located(path)):",
-          "search: models of other tokens are compared id by id",
+    Fault(f"{SRC}/models/vocabulary.py", "    if not load.holds_tokenizer(load.located(path)):", "    if load.holds_tokenizer(load.located(path)):",
+          "vocabulary: models of other tokens are compared id by id",
           (f"{FLAGS}::test_a_model_that_reads_other_tokens_is_refused_by_its_flag",)),
 ]  # fmt: skip

@@ -26,7 +26,7 @@ def other(folder: Path) -> str:
 )
 def test_a_model_of_another_tokenizer_is_refused_by_its_flag(recipe: str, role: str, tmp_path: Path) -> None:
     config = runs.config(tmp_path, recipe, **{role: other(tmp_path)})
-    line = rf"^{role} = .*other: another tokenizer than the policy's \(2 entries differ\)"
+    line = rf"^{role} = .*other has another tokenizer than the policy \(2 entries differ\)"
     with pytest.raises(InputError, match=line) as error:
         loop.run(config, recipe, show="nothing")
     assert "\n" not in str(error.value)
@@ -36,7 +36,7 @@ def test_the_run_directory_of_a_model_of_another_tokenizer_is_refused_too(tmp_pa
     other(tmp_path / "run")
     (tmp_path / "run" / "other").rename(tmp_path / "run" / "model")
     config = runs.config(tmp_path, "dpo", ref=str(tmp_path / "run"))
-    with pytest.raises(InputError, match=r"^ref = .*run: another tokenizer than the policy's \(2 entries differ\)"):
+    with pytest.raises(InputError, match=r"^ref = .*run has another tokenizer than the policy \(2 entries differ\)"):
         vocabulary.tokenizer(config)
 
 

@@ -14,9 +14,9 @@ from tokenward.errors import InputError
 from tokenward.masking import row_sum
 from tokenward.models import frozen, load
 from tokenward.models.forward import Scorer
+from tokenward.models.vocabulary import SAME_BASE, same_tokens
 from tokenward.rollout.rewards import Reward
 from tokenward.rollout.rewards import judge as load_judge
-from tokenward.rollout.rewards.model import SAME_BASE, same_tokens
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.types import Batch, Rollout
 
@@ -74,7 +74,7 @@ def evaluate(
     Pairs need `ref` unless the model is a reward model; prompts need `ref` for the KL and `reward` for the reward.
     """
     tokenizer = load.tokenizer(model)
-    if ref is not None and load.holds_tokenizer(load.located(ref)):
+    if ref is not None:
         same_tokens(ref, tokenizer, what="--ref", remedy=SAME_BASE)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     scores = load.is_reward_model(model)

@@ -14,9 +14,9 @@ from tokenward.data.tokenize import Limits, Prompt
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.value_head import value_model, value_source
+from tokenward.models.vocabulary import SAME_BASE, same_tokens
 from tokenward.rollout.rewards import Reward, completion_text
 from tokenward.rollout.rewards import judge as load_judge
-from tokenward.rollout.rewards.model import SAME_BASE, same_tokens
 from tokenward.rollout.sampler import GenerateSampler, Law
 from tokenward.search.beam import Length, Places
 from tokenward.search.combined import Both, Combined
@@ -82,7 +82,7 @@ def _same_ids(asked: Asked, tokenizer: Any) -> None:
     values = None if asked.critic is None else value_source(asked.critic)[0]
     others = {"--ref": asked.ref, "--critic": values, "--proxy": asked.proxy, "--proxy-ref": asked.proxy_ref}
     for flag, path in others.items():
-        if path is not None and load.holds_tokenizer(load.located(path)):
+        if path is not None:
             same_tokens(path, tokenizer, what=flag, remedy=SAME_BASE)
 
 

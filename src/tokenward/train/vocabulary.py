@@ -1,4 +1,4 @@
-"""Models beside the policy read its token ids: another tokenizer is refused before any weights are read."""
+"""The models a run reads by their settings, and the one tokenizer that all of them share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenward.errors import InputError
 from tokenward.models import load
+from tokenward.models.vocabulary import SAME_BASE, same_tokens
 from tokenward.train.config import RunConfig
 
 ROLES = ("ref", "partner", "partner_ref", "guide", "guide_ref", "critic")
@@ -28,10 +29,9 @@ def tokenizer(config: RunConfig) -> Any:
     with naming("tokenizer" if config.tokenizer else "model", config.tokenizer or config.model):
         ours = load.tokenizer(config.tokenizer or config.model)
     for name, path in models(config).items():
-        if name not in ROLES or path == (config.tokenizer or config.model) or not load.holds_tokenizer(path):
-            continue
-        with naming(name, path):
-            _same(load.tokenizer(path).get_vocab(), ours.get_vocab())
+        if name in ROLES and path != (config.tokenizer or config.model):
+            with naming(name, path):
+                same_tokens(path, ours, what=f"{name} =", remedy=SAME_BASE)
     return ours
 
 
@@ -44,12 +44,3 @@ def naming(name: str, value: str) -> Iterator[None]:
         if str(error).startswith(name):
             raise
         raise InputError(f"{name} = {value}: {error}") from error
-
-
-def _same(theirs: dict[str, int], ours: dict[str, int]) -> None:
-    different = len(theirs.items() ^ ours.items())
-    if different:
-        raise InputError(
-            f"another tokenizer than the policy's ({different} entries differ), and it reads the policy's token ids: "
-            "give a model that was trained from the same base"
-        )

@@ -12,9 +12,9 @@ from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.value_head import load_value_head, value_model, value_source
+from tokenward.models.vocabulary import same_tokens
 from tokenward.objective.fields import GIVEN_BY
 from tokenward.objective.recipe import Recipe
-from tokenward.rollout.rewards.model import same_tokens
 
 
 @final

@@ -16,7 +16,7 @@ from tokenward.diagnose.reference.measure import Sampling, reference_report
 from tokenward.diagnose.reference.record import Finding, ReferenceReport
 from tokenward.errors import InputError
 from tokenward.models import load
-from tokenward.rollout.rewards.model import same_tokens
+from tokenward.models.vocabulary import same_tokens
 from tokenward.runlog import write_json
 
 
@@ -43,13 +43,8 @@ def diagnose_files(
     sampling = Sampling(prompts, samples, max_new_tokens, temperature, seed)
     tokenizer = load.tokenizer(where)
     base = opened(against).model
-    if load.holds_tokenizer(load.located(base)):
-        same_tokens(
-            base,
-            tokenizer,
-            what="reference",
-            remedy="both models score the same token ids: give the model it was trained from",
-        )
+    remedy = "both models score the same token ids: give the model it was trained from"
+    same_tokens(base, tokenizer, what="reference", remedy=remedy)
     policy = load.policy(where, dtype=dtype, device=device)
     reference = load.policy(base, dtype=dtype, device=device).requires_grad_(False)
     longest = min([n for n in (max_tokens, policy.context, reference.context) if n is not None], default=None)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError, nearest
 from tokenward.models import load
+from tokenward.models.vocabulary import WRAP, same_tokens
 from tokenward.rollout.rewards.answer import Answer
 from tokenward.rollout.rewards.combined import Combined, Part
 from tokenward.rollout.rewards.function import function_reward
@@ -20,7 +21,7 @@ from tokenward.rollout.rewards.grammar import Asked, parse
 from tokenward.rollout.rewards.implicit import ImplicitReward
 from tokenward.rollout.rewards.length import Length
 from tokenward.rollout.rewards.lexicon import Lexicon, read_lexicon
-from tokenward.rollout.rewards.model import model_reward, same_tokens
+from tokenward.rollout.rewards.model import model_reward
 from tokenward.rollout.rewards.on_text import Checker, TextReward
 from tokenward.rollout.rewards.pattern import Pattern
 from tokenward.rollout.rewards.protocol import Reward
@@ -118,7 +119,7 @@ def _source(asked: Asked, setting: _Setting) -> Reward:
     if asked.kind == "implicit":
         beta, place = _implicit(asked)
         for path in asked.arguments[:2]:
-            same_tokens(path, setting.tokenizer, what="implicit reward:")
+            same_tokens(path, setting.tokenizer, what="implicit reward:", remedy=WRAP)
         policy, reference = (
             load.policy(path, dtype=setting.dtype, device=setting.device).requires_grad_(False)
             for path in asked.arguments[:2]

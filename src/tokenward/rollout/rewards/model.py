@@ -14,11 +14,9 @@ from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.frozen import score as score_rows
+from tokenward.models.vocabulary import WRAP, same_tokens
 from tokenward.rollout.rewards.protocol import give, place
 from tokenward.types import Batch, Rollout
-
-WRAP = "it reads token ids; wrap it in a function of texts (--reward file.py:function)"
-SAME_BASE = "it reads the policy's token ids: give a model that was trained from the same base"
 
 
 @final
@@ -53,16 +51,8 @@ def model_reward(
 ) -> ModelReward:
     """The reward model of a directory (hub name), which must share the policy's vocabulary."""
     scorer = load.reward_model(path, dtype=dtype, device=device)
-    same_tokens(path, tokenizer, what="reward model")
+    same_tokens(path, tokenizer, what="reward model", remedy=WRAP)
     return ModelReward(scorer, name=path, micro_tokens=micro_tokens)
-
-
-def same_tokens(path: str, tokenizer: PreTrainedTokenizerBase, *, what: str, remedy: str = WRAP) -> None:
-    """Refuse a model that reads other ids than the policy writes, with what its caller can do about it."""
-    theirs, ours = load.tokenizer(path).get_vocab(), tokenizer.get_vocab()
-    if theirs != ours:
-        different = len(set(theirs.items()) ^ set(ours.items()))
-        raise InputError(f"{what} {path} has another tokenizer than the policy ({different} entries differ): {remedy}")
 
 
 def _rows(rollouts: Sequence[Rollout], *, device: torch.device) -> Batch:
