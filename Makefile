@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 PIP_FLAGS ?=
+# The tests start the command line many times: it is compiled once.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check verify clean
 

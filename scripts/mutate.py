@@ -41,10 +41,9 @@ class Verdict:
 
 def run_tests(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
     """(exit status, output) of the fast tests in these files of a tree; status −1 if they hang."""
-    # Without bytecode: a fault of the same length, planted within the same second, would not be noticed.
     environment = os.environ | {
         "PYTHONPATH": str(tree / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
         "OMP_NUM_THREADS": "1",
         "TOKENWARD_SHARED": os.environ.get("TOKENWARD_SHARED", str(ROOT.parent / "shared")),
     }
@@ -56,6 +55,13 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def write(path: Path, source: str) -> None:
+    """Write a file and drop its bytecode: a source as long, written within the same second, would not be noticed."""
+    path.write_text(source, encoding="utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
 def judge(fault: Fault, tree: Path) -> Verdict:
     """Plant the fault in the tree, run its tests, and take it out again."""
     start = time.monotonic()
@@ -63,11 +69,11 @@ def judge(fault: Fault, tree: Path) -> Verdict:
     source = path.read_text(encoding="utf-8") if path.exists() else ""
     if source.count(fault.old) != 1:
         return Verdict(fault, "UNCLEAR", f"old text stands {source.count(fault.old)} times in {fault.file}", 0.0)
-    path.write_text(source.replace(fault.old, fault.new), encoding="utf-8")
+    write(path, source.replace(fault.old, fault.new))
     try:
         status, output = run_tests(tree, fault.tests)
     finally:
-        path.write_text(source, encoding="utf-8")
+        write(path, source)
     outcome, why = read_outcome(status, output)
     return Verdict(fault, outcome, why, time.monotonic() - start)
 

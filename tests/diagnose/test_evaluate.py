@@ -188,16 +188,18 @@ def test_pairs_and_prompts_are_told_apart_by_their_columns(world):
 
 
 @pytest.mark.parametrize(
-    ("model", "data", "message"),
+    ("model", "data", "given", "message"),
     [
-        ("model", "pairs.jsonl", "holds pairs: the implicit reward .* give --ref"),
-        ("model", "demos.jsonl", "holds demos; eval reads pairs, or prompts"),
-        ("judge", "prompts.jsonl", "is a reward model and writes no texts"),
+        ("model", "pairs.jsonl", {}, "holds pairs: the implicit reward .* give --ref"),
+        ("model", "demos.jsonl", {}, "holds demos; eval reads pairs, or prompts"),
+        ("judge", "prompts.jsonl", {}, "is a reward model and writes no texts"),
+        ("judge", "pairs.jsonl", {"ref": "ref"}, "is a reward model: .* leave out --ref"),
+        ("model", "pairs.jsonl", {"ref": "ref", "reward": "judge.py:count"}, "holds pairs, and --reward .* leave it"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(world, model, data, message):
+def test_what_cannot_be_evaluated_is_said(world, model, data, given, message):
     with pytest.raises(InputError, match=message):
-        evaluate(str(world / model), data=str(world / data))
+        evaluate(str(world / model), data=str(world / data), **{name: str(world / v) for name, v in given.items()})
 
 
 def test_a_reference_that_reads_other_tokens_is_refused(world, tmp_path):

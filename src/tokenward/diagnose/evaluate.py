@@ -71,13 +71,16 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model directory on a file of pairs, or on prompts that it answers itself.
 
-    Pairs need `ref` unless the model is a reward model; prompts need `ref` for the KL and `reward` for the reward.
+    Pairs need `ref`, and a reward model none; prompts need `ref` for the KL and `reward` for the reward. What would
+    not be read raises InputError.
     """
     tokenizer = load.tokenizer(model)
+    scores = load.is_reward_model(model)
+    if scores and ref is not None:
+        raise InputError(f"{model} is a reward model: pairs are judged by its score alone; leave out --ref")
     if ref is not None:
         same_tokens(ref, tokenizer, what="--ref", remedy=SAME_BASE)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
-    scores = load.is_reward_model(model)
     policy = (load.reward_model if scores else load.policy)(model, dtype=dtype, device=device)
     context = max_tokens or policy.context
     found = dataset.survey(data, tokenizer=tokenizer, asked_by="eval", split=split, limits=Limits(max_tokens=context))
@@ -90,7 +93,9 @@ def evaluate(
             raise InputError(
                 f"{data} holds pairs: the implicit reward of {model} compares with a reference; give --ref"
             )
-        return preferences(pairs, model=policy, reference=None if scores else reference, beta=beta, pad_id=pad)
+        if reward is not None:
+            raise InputError(f"{data} holds pairs, and --reward is of texts that the model writes; leave it out")
+        return preferences(pairs, model=policy, reference=reference, beta=beta, pad_id=pad)
     if not prompts:
         steps = any(isinstance(example, StepPair) for example in found.examples)
         what = "runs of a pipeline" if steps else found.schema.kind
