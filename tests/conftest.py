@@ -76,10 +76,11 @@ def worded() -> PreTrainedTokenizerFast:
     )
 
 
-SOLVES = {  # modules of tests/lab whose tests evaluate a loss thousands of times, with shapes checked in the others
+SOLVES = {  # modules whose tests evaluate a loss thousands of times, with shapes checked in the others
     "test_verify", "test_targets_given", "test_theory_udrra", "test_theory_token_level", "test_fixed_points",
     "test_groups", "test_rate", "test_corrections", "test_pessimism", "test_joint_learning", "test_finite_sample",
-    "test_bounds", "test_trust_region", "test_compositions", "test_studies_rto", "test_games",
+    "test_bounds", "test_trust_region", "test_compositions", "test_rto", "test_games", "test_on_policy",
+    "test_remembered",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import textwrap
 import tomllib
@@ -14,6 +16,7 @@ import lengths
 import mutate
 import readme
 from faults import FAULTS, Fault
+from tests.conftest import SOLVES
 from tests.places import ROOT
 from tokenward import recipes
 from tokenward.studies import STUDIES
@@ -68,11 +71,25 @@ def test_an_exception_is_taken_only_while_it_is_needed(tmp_path, monkeypatch, ca
     assert "a.py: stands in EXCEPTIONS but is short enough" in capsys.readouterr().out
 
 
+@functools.cache
+def fast(named: str) -> list[str]:
+    """The tests of a file, a folder or `file::test` that are not slow as a whole; of a source file, its examples."""
+    place, _, name = named.partition("::")
+    path = ROOT / place
+    if place.startswith("src/"):
+        return re.findall(r">>> .*", path.read_text(encoding="utf-8"))
+    files = [path] if place.endswith(".py") else sorted(path.rglob("test_*.py"))
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    tests = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    quick = [test.name for test in tests if "pytest.mark.slow" not in map(ast.unparse, test.decorator_list)]
+    return [test for test in quick if name in ("", test)]
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.breaks)
 def test_every_planted_fault_still_has_its_place(fault):
     assert (ROOT / fault.file).read_text(encoding="utf-8").count(fault.old) == 1
     assert fault.old != fault.new
-    assert any((ROOT / test.partition("::")[0]).exists() for test in fault.tests)
+    assert fault.tests and [test for test in fault.tests if not fast(test)] == []  # mutate.py leaves slow ones out
 
 
 def test_planted_faults_are_told_apart_by_what_they_break():
@@ -100,6 +117,10 @@ def test_a_fault_without_its_place_is_unclear(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
     assert mutate.judge(Fault("a.py", "x = 1", "x = 2", "x", ()), tmp_path).outcome == "UNCLEAR"
     assert mutate.judge(Fault("b.py", "x = 1", "x = 2", "x", ()), tmp_path).why == "old text stands 0 times in b.py"
+
+
+def test_modules_that_solve_with_shapes_unchecked_are_there():
+    assert {file.stem for folder in ("lab", "studies") for file in (ROOT / "tests" / folder).glob("*.py")} >= SOLVES
 
 
 @pytest.mark.parametrize(

@@ -163,10 +163,13 @@ def _share(found: Localization, kind: str) -> float:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "facts": facts, "kinds": kinds, "sampled": sampled, "second": second, "lab": lab,
+    "facts": facts, "kinds": kinds, "sampled": sampled, "second": second, "human": human, "lab": lab,
 }  # fmt: skip
-if (HERE / "human.json").is_file():  # its data are not everybody's
-    TABLES["human"] = human
+
+
+def docs() -> dict[str, str]:
+    """The tables of docs/credit.md by their marks."""
+    return {mark: made() for mark, made in TABLES.items()}
 
 
 if __name__ == "__main__":
@@ -174,6 +177,6 @@ if __name__ == "__main__":
     if what == "pack":
         pack(*files)
     elif what == "docs":
-        refill(HERE.parents[1] / "docs" / "credit.md", {mark: made() for mark, made in TABLES.items()})
+        refill(HERE.parents[1] / "docs" / "credit.md", docs())
     else:
         print(TABLES[what]())

@@ -60,6 +60,8 @@ def main(paths: list[str]) -> None:
         rows.append("| ceiling: any policy | " + " | ".join(cells) + " |")
         line = Series("ceiling: any policy", [p.kl for p in points], [p.reward for p in points])
         drawn = Figure(drawn.name, drawn.title, drawn.x_label, drawn.y_label, (*drawn.series, line), drawn.caption)
+    else:
+        print(f"no ceiling: no file {samples}; benchmarks/frontier/best_of_n.py writes it", file=sys.stderr)
     print("\n".join(rows))
     Path(paths[-1]).with_name("bands.svg").write_text(svg(drawn), encoding="utf-8")
 

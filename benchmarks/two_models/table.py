@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from tokenward.diagnose.measures.intervals import estimate
 
@@ -18,16 +19,19 @@ COLUMNS = ("reward", "minus_joint", "facts", "great", "own_errors")
 AREAS = ("note", "mood", "own", "inherited")
 
 
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean and interval over seeds: `0.12 (0.10 to 0.14)`."""
-    found = estimate(list(values))
+def over_seeds(values: Sequence[float | None]) -> str:
+    """Mean and interval over the seeds that have a value: `0.12 (0.10 to 0.14)`; the mean alone where none is known."""
+    known = [value for value in values if value is not None]
+    if len(known) not in T:
+        return f"{fmean(known):.2f}" if known else "–"
+    found = estimate(known)
     reach = T[found.count] * found.se
     return f"{found.mean:.2f} ({found.mean - reach:.2f} to {found.mean + reach:.2f})"
 
 
-def each(values: Sequence[float]) -> str:
-    """One number a seed."""
-    return ", ".join(f"{value:.2f}" for value in values)
+def each(values: Sequence[float | None]) -> str:
+    """One number a seed, "–" where it has none."""
+    return ", ".join("–" if value is None else f"{value:.2f}" for value in values)
 
 
 def main(folders: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
+HELDOUT, HELDOUT_TESTS = "src/tokenward/train/heldout.py", ("tests/train/test_heldout.py",)
 HEALTH_TESTS, FRONTIER = ("tests/diagnose/test_health.py",), ("tests/studies/test_frontier.py",)
 HEALTH = [
     Fault("src/tokenward/objective/health/watch.py", "self._said |= {found.check.name for found in new}",
@@ -16,6 +17,22 @@ HEALTH = [
           "what a text copies from its prompt is its own repetition", HEALTH_TESTS),
     Fault("src/tokenward/train/heldout.py", "            self.sampler.load_state(self.start)\n", "",
           "each measurement draws other random numbers: a resumed run measures differently", HEALTH_TESTS),
+    Fault(HELDOUT, 'columns["reward"] - self.beta * columns["kl"]', 'columns["reward"] + self.beta * columns["kl"]',
+          "the best held-out model is the one furthest from its reference", HELDOUT_TESTS),
+    Fault(HELDOUT, 'columns["proxy"] = self._scored(texts, self.proxy)', 'columns["proxy"] = -columns["reward"]',
+          "the proxy is not the reward of training", HELDOUT_TESTS),
+    Fault(HELDOUT, "row_sum(kl.double(), part.mask).cpu()", "100 * row_sum(kl.double(), part.mask).cpu()",
+          "the KL of held-out texts is in other units", HELDOUT_TESTS),
+    Fault(HELDOUT, 'text.finish == "length"', 'text.finish != "length"',
+          "the share of held-out texts without an end is that of those with one", HELDOUT_TESTS),
+    Fault(HELDOUT, "float(means.std(correction=1)) / math.sqrt(len(means))", "float(means.std(correction=1))",
+          "a held-out standard error is a standard deviation", HELDOUT_TESTS),
+    Fault(HELDOUT, "column.view(len(self.prompts), self.samples).mean(-1)", "column.view(self.samples, len(self.prompts)).mean(0)",
+          "held-out means are taken across prompts", HELDOUT_TESTS),
+    Fault(HELDOUT, "isinstance(one, Prompt))[: config.eval_prompts]", "isinstance(one, Prompt))",
+          "more held-out prompts are measured than asked for", HELDOUT_TESTS),
+    Fault("src/tokenward/sweep/frontier.py", 'if several else None', "if False else None",
+          "the frontier of a method begins with another method's start model", ("tests/sweep/test_sweep.py",)),
     Fault("src/tokenward/train/best.py", 'found["eval/objective"] > kept["eval/objective"]', 'found["eval/objective"] < kept["eval/objective"]',
           "the first model stays the best", HEALTH_TESTS),
     Fault("src/tokenward/diagnose/health/overoptimization.py", "[d, -d * _slowed(d, form)]", "[d, -_slowed(d, form)]",

@@ -9,7 +9,7 @@ HERE, TESTS = "src/tokenward/diagnose/reference", ("tests/diagnose/test_referenc
 REFERENCE = [
     Fault("src/tokenward/models/two_laws.py", "mean_under(ref, ref - law),", "mean_under(law, law - ref),",
           "KL(π_ref‖π) is KL(π‖π_ref)", TESTS),
-    Fault("src/tokenward/models/two_laws.py", "_head(reference, policy, state) / temperature", "_head(reference, policy, state)",
+    Fault("src/tokenward/models/two_laws.py", "reference.logits(other) / temperature", "reference.logits(other)",
           "the reference is scored at temperature 1, whatever is asked", TESTS),
     Fault("src/tokenward/models/divergence.py", "values.masked_fill(share == 0, 0.0)", "values",
           "0 · log 0 is NaN", ("tests/models/test_forward.py", *TESTS)),
@@ -27,7 +27,7 @@ REFERENCE = [
           "the reference's samples are held against the wrong KL", TESTS),
     Fault(f"{HERE}/measure.py", "seed=number * _APART", "seed=0",
           "the report samples policy and reference with the same random numbers", TESTS),
-    Fault(f"{HERE}/mass.py", "and key not in owner", "",
+    Fault(f"{HERE}/mass.py", "if key not in owner:", "if True:",
           "a text that stands twice in the data counts twice", TESTS),
     Fault(f"{HERE}/findings.py", "or _below_reference(found, name):", "or False:",
           "any fall of chosen answers is called expected", TESTS),

@@ -5,7 +5,9 @@ The file runs as Python: name only files that you trust. Needs the standard libr
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -20,7 +22,8 @@ def module(file: Path) -> ModuleType:
     """The module of a file; Refused where there is none, or where it raises."""
     if not file.is_file():
         raise Refused(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(f"tokenward_own_{file.stem}", file)
+    whole = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:8]  # files of other folders may have its name
+    spec = importlib.util.spec_from_file_location(f"tokenward_own_{file.stem}_{whole}", file)
     if spec is None or spec.loader is None:
         raise Refused(f"{file} is not a Python file")
     found = importlib.util.module_from_spec(spec)

@@ -26,7 +26,7 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return []
         good = (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
@@ -37,16 +37,17 @@ class Range:
         return [] if good else [f"{name} must be {bounds or 'finite'}, got {value}"]
 
 
-_POSITIVE, _NOT_NEGATIVE, _SHARE = Range(above=0), Range(least=0), Range(least=0, most=1)
+_FINITE, _POSITIVE, _NOT_NEGATIVE, _SHARE = Range(), Range(above=0), Range(least=0), Range(least=0, most=1)
 
 # A keyword means the same in every recipe, with one exception: γ is the discount of GAE, which bounds it by 1 itself,
-# and the margin of SimPO. Not here: names whose sign is a choice (margin, δ, α).
+# and the margin of SimPO. Finite alone: names whose sign is a choice, and what the part that reads it bounds.
 KEYWORDS: dict[str, Range] = {
     **dict.fromkeys(("beta", "eta", "robust_eta", "kl_target", "kl_horizon", "max_kl"), _POSITIVE),
     **dict.fromkeys(("value_clip", "reward_clip", "advantage_clip", "guide_clip", "cap", "budget"), _POSITIVE),
     **dict.fromkeys(("beta_kl", "beta_guide", "beta_score", "clip", "clip_low", "clip_high", "gamma"), _NOT_NEGATIVE),
     **dict.fromkeys(("value_coef", "ptx_coef", "nll_coef", "overlong_coef", "rho", "damping"), _NOT_NEGATIVE),
     **dict.fromkeys(("label_temperature", "desirable", "undesirable", "critic_updates"), _NOT_NEGATIVE),
+    **dict.fromkeys(("margin", "delta", "alpha", "overlong_max", "overlong_buffer"), _FINITE),
     **dict.fromkeys(("lam", "mixture", "smoothing"), _SHARE),
     **dict.fromkeys(("cg_steps", "backtracks"), Range(least=1)),
     "dual_clip": Range(above=1),

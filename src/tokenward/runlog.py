@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from tokenward.errors import InputError
 
@@ -84,11 +84,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a file atomically by a value as indented JSON; numbers as in the event log."""
-    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, _dumped(value, indent=2) + "\n")
 
 
 def _line(event: Mapping[str, object]) -> str:
-    return json.dumps(_plain(event), allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _dumped(event, separators=(",", ":")) + "\n"
+
+
+def _dumped(value: object, **style: Any) -> str:
+    """The value as JSON; half characters (of a file's name that is no UTF-8) as their escapes."""
+    text = json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, **style)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _plain(value: object) -> object:

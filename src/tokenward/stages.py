@@ -40,7 +40,7 @@ class Stages:
         return [json.loads(line) for line in self.file(name).read_text(encoding="utf-8").splitlines()]
 
     def once(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What the work gives, JSON values; from out/done/name.json where it has been done before."""
+        """What the work gives, JSON values, NaN and ∞ too; from out/done/name.json where it has been done before."""
         path = self.out / "done" / f"{name}.json"
         if not path.is_file():
             start = time.monotonic()
@@ -49,7 +49,7 @@ class Stages:
             write_json(path, {"seconds": time.monotonic() - start, "found": found})
         done = json.loads(path.read_text(encoding="utf-8"))
         self.seconds[name] = float(done["seconds"])
-        result: dict[str, Any] = done["found"]
+        result: dict[str, Any] = _numbers(done["found"])
         return result
 
     def train(
@@ -80,6 +80,15 @@ class Stages:
                 loop.run(config, recipe, keywords=dict(keywords or {}))
         (run,), _ = gather([folder])
         self.seconds[name] = run.seconds
+
+
+def _numbers(value: Any) -> Any:
+    """The value with the words that `write_json` puts for numbers that JSON lacks made numbers again."""
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
 @contextmanager

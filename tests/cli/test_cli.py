@@ -18,11 +18,13 @@ import tokenward
 from tests import runs
 from tokenward.cli import COMMANDS, USAGE, main
 from tokenward.errors import RunError
+from tokenward.recipes import build, maker
 from tokenward.recipes.catalog import CATALOG
 from tokenward.runlog import read
 from tokenward.train import loop
 from tokenward.train.config import OPTIONS, flag
 from tokenward.train.runtime import Interrupted
+from tokenward.train.settings import arguments
 
 Captured = pytest.CaptureFixture[str]
 
@@ -231,8 +233,16 @@ def test_the_source_of_every_default_is_said(name: str) -> None:
 
 
 MINE = """
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import build
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def my(*, beta: float = 0.1) -> Recipe:
@@ -246,6 +256,13 @@ def three():
 
 def zero():
     return 1 / 0
+
+
+def annotated(*, beta: float = 0.1, more: Mapping | None = None) -> Mapping:
+    return my(beta=beta)
+
+
+part = partial(my, beta=0.3)
 """
 
 
@@ -256,13 +273,21 @@ def test_a_recipe_of_ones_own_may_name_a_source_of_its_own(tmp_path: Path, capsy
     assert printed.endswith("\nMine et al. 2026\n") and "\ntier      C\n" in printed
 
 
+@pytest.mark.parametrize("name", ["my", "annotated", "part"])
+def test_types_that_only_checkers_see_cost_no_number_its_type(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    spec = f"{tmp_path}/mine.py:{name}"
+    assert arguments(maker(spec), {"beta": "0.2"}, of="mine") == {"beta": 0.2}
+    assert build(spec, beta=0.2) == build(f"{tmp_path}/mine.py:my", beta=0.2)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("mine.py:three", "mine.py:three' must return a Recipe, got int"),
-        ("mine.py:zero", "mine.py:zero' failed: ZeroDivisionError: division by zero, mine.py line 16"),
-        ("mine.py", "names no function: give file.py:function; the file has: my, three, zero"),
-        ("gone.py", "gone.py"),
+        ("mine.py:zero", "mine.py:zero' failed: ZeroDivisionError: division by zero, mine.py line 24"),
+        ("mine.py", "names no function: give file.py:function; the file has: my, three, zero, annotated"),
+        ("gone.py", "gone.py' names no function: give file.py:function; there is no file "),
         ("bad.py:x", "importing it raised ModuleNotFoundError: No module named 'nothing_here', bad.py line 1"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,15 @@ from tokenward.cli import main
 from tokenward.data.tokenize import Limits
 from tokenward.diagnose.lens.record import BLOCK, credit
 from tokenward.diagnose.lens.request import Request
-from tokenward.diagnose.lens.rows import TokenRow, iter_rows, read_rows, write_rows
+from tokenward.diagnose.lens.rows import TokenRow, read_rows, write_rows
 from tokenward.diagnose.lens.run_directory import trained
 from tokenward.diagnose.lens.texts import read, scored
 from tokenward.errors import InputError, RunError
 from tokenward.models import load
+from tokenward.models.save import save_reward_model
 from tokenward.models.value_head import load_value_head
 from tokenward.recipes import RECIPES
+from tokenward.report import reference_page
 from tokenward.train import loop
 
 PAIRS = [
@@ -85,6 +88,9 @@ def test_a_page_its_rows_and_what_they_are(here, tmp_path, capsys):
         ({"recipe": "dpo", "bta": 1}, r"credit has no flag --bta.*Did you mean 'beta'"),
         ({"guide": "m"}, "guide and guide_ref are read by recipes with a guide"),
         ({"limit": 0}, "limit must be 1 or more, got 0"),
+        ({"device": "cuda"}, "device = cuda, but torch sees no GPU here: leave it out or give --device cpu"),
+        ({"sentence_ends": "."}, "sentence_ends is read by recipes that count sentences, such as drto"),
+        ({"out": "folders"}, "holds credit.jsonl, which is no output of credit"),
         ({"out": "taken"}, "holds letter.txt, which is no output of credit: give another --out"),
         ({"data": "texts.jsonl", "recipe": "rto"}, "recipe rto needs guide_logp: give a guide"),
         ({"data": "texts.jsonl", "recipe": "ppo"}, "recipe ppo needs old_value: give a critic with --critic"),
@@ -95,7 +101,8 @@ def test_a_page_its_rows_and_what_they_are(here, tmp_path, capsys):
         ({"data": "sides.jsonl"}, r"sides.jsonl:1: rejected_spans: a span ends in the text, of 2 characters"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, more, message):
+def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runs.jsonl(here / "empty.jsonl", [])
     runs.jsonl(here / "prompts.jsonl", [{"prompt": "w3"}])
     runs.jsonl(here / "texts.jsonl", [{"prompt": "w3", "completion": "w4", "score": 1.0}])
@@ -104,6 +111,7 @@ def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, more, 
     sides = {"prompt": "w3", "chosen": "w4", "rejected": "w5", "rejected_spans": [[1, 3, "x"]]}
     runs.jsonl(here / "sides.jsonl", [sides])
     (here / "taken").mkdir(exist_ok=True)
+    (here / "folders" / "credit.jsonl").mkdir(parents=True, exist_ok=True)
     (here / "taken" / "letter.txt").write_text("dear")
     paths = {
         key: here / value if key in ("ref", "data", "guide", "out") and value else value for key, value in more.items()
@@ -112,7 +120,7 @@ def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, more, 
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("tokenward: ")
     assert re.search(message, lines[0]), lines[0]
-    assert not (tmp_path / "out" / "credit.jsonl").exists()
+    assert not (paths.get("out", tmp_path / "out") / "credit.jsonl").is_file()
 
 
 def test_a_recipe_takes_its_keywords_from_the_flags(here, tmp_path):
@@ -143,6 +151,86 @@ def test_a_run_directory_tells_the_reference_beta_and_temperature(tmp_path, caps
     z = chosen.totals["credit"] - rejected.totals["credit"]
     push = 1 / (1 + math.exp(z)) - 0.1  # the target of these pairs is 0.9
     assert chosen.values["weight"][0] == pytest.approx(0.7 * push, rel=1e-4)
+
+
+def a_run(folder, **settings):
+    """A directory as a run leaves it, with these settings."""
+    tiny.saved(folder / "model")
+    lines = {"model": str(tiny.saved(folder.parent / "base", seed=1)), **settings}
+    (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
+    return str(folder)
+
+
+def test_the_recipe_of_a_run_that_is_a_file_runs_only_where_it_was_asked_for(here, tmp_path, capsys):
+    own, ran = tmp_path / "own.py", tmp_path / "ran"
+    own.write_text(
+        f"open({str(ran)!r}, 'w').close()\nfrom tokenward.recipes.preference import dpo\n\n"
+        "def make(*, beta: float = 0.1):\n    return dpo(beta=beta)\n"
+    )
+    run = a_run(tmp_path / "run", recipe=f"{own}:make", beta=0.3)
+    flags = {"model": run, "ref": None, "beta": None}
+    assert main(words(here, tmp_path / "out", **flags)) == 0 and not ran.exists()
+    told = capsys.readouterr().err
+    assert (
+        f"a file, which is not run unasked: --recipe {own}:make adds its" in told
+        and about(tmp_path / "out")["beta"] == 0.3
+    )
+    assert main(words(here, tmp_path / "out", **flags, recipe=f"{own}:make")) == 0 and ran.exists()
+    assert "unasked" not in capsys.readouterr().err
+    chosen, rejected, *_ = read_rows(tmp_path / "out" / "credit.jsonl")
+    push = 0.3 / (1 + math.exp(chosen.totals["credit"] - rejected.totals["credit"]))
+    assert chosen.values["weight"][0] == pytest.approx(push, rel=1e-4)  # the run's own β
+    a_run(tmp_path / "run", recipe=f"{own}:make")
+    assert main(words(here, tmp_path / "out", **flags)) == 2
+    assert "is a file, which is not run unasked, and the config has no number): give --beta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe": "dpo", "beta": "abc"}, "config.yaml: beta must be a number, got 'abc'"),
+        ({"recipe": "own.py:make", "beta": "[1]"}, "config.yaml: beta must be a number, got \\[1\\]"),
+        ({"recipe": "rebel", "eta": "abc"}, "config.yaml: eta must be a number, got 'abc'"),
+        ({"recipe": "dpo", "beta": -1}, "config.yaml: beta must be > 0, got -1.0"),
+        ({"recipe": "dpo", "temperature": "hot"}, "config.yaml: temperature must be a number, got 'hot'"),
+        ({"recipe": "dpo", "temperature": -1}, "config.yaml: temperature must be > 0, got -1.0"),
+    ],
+)
+def test_settings_of_a_run_that_are_no_numbers_are_refused_by_their_file(tmp_path, settings, message):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("".join(f"{k}: {v}\n" for k, v in {"model": "m", **settings}.items()))
+    with pytest.raises(InputError, match=message):
+        trained(str(tmp_path))
+
+
+def test_sentences_end_where_those_of_the_run_did(here, tmp_path, capsys):
+    data = runs.jsonl(tmp_path / "t.jsonl", [{"prompt": "w3", "completion": "w5 w6 w7 w8", "score": 1.0}])
+    run = a_run(tmp_path / "run", recipe="rto", sentence_ends="'6'")
+    critic = save_reward_model(tiny.tiny(value_head=True), load.tokenizer(str(here / "m")), tmp_path / "critic")
+    more = {"model": run, "recipe": "rto", "placement": "sentence", "guide": here / "r", "critic": critic, "data": data}
+    assert main(words(here, tmp_path / "out", **more)) == 0
+    assert "config.yaml (rto): sentence_ends = '6'" in capsys.readouterr().err
+    assert read_rows(tmp_path / "out" / "credit.jsonl")[0].segment == (0, 0, 1, 1, 1)
+    assert main(words(here, tmp_path / "out", **more, sentence_ends="")) == 0
+    assert "sentence_ends" not in capsys.readouterr().err
+    assert read_rows(tmp_path / "out" / "credit.jsonl")[0].segment == (0, 0, 0, 0, 0)  # one a turn
+
+
+def test_a_file_whose_name_is_no_utf8_is_read_and_named(here, tmp_path, monkeypatch):
+    data = runs.jsonl(tmp_path / os.fsdecode(b"p\xff.jsonl"), PAIRS)
+    assert main(words(here, tmp_path / "out", data=data)) == 0
+    assert read_rows(tmp_path / "out" / "credit.jsonl")[0].where == f"{data}:1"
+    assert about(tmp_path / "out")["data"]["source"] == data
+    monkeypatch.setattr(reference_page, "reference_page", lambda found: f"of {data}")
+    found = object.__new__(reference_page.ReferenceReport)
+    assert reference_page.write_reference_page(found, tmp_path).read_text() == f"of {tmp_path}/p?.jsonl"
+
+
+def test_rows_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "credit.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"credit.jsonl cannot be written: Is a directory"):
+        write_rows(tmp_path / "credit.jsonl", [])
 
 
 def test_texts_that_are_cut_are_marked_counted_and_told(here, tmp_path, capsys):
@@ -228,7 +316,7 @@ def test_blocks_are_joined_in_the_order_of_the_file(here, tmp_path):
     data = runs.jsonl(tmp_path / "t.jsonl", rows)
     given = {"model": str(here / "m"), "ref": str(here / "r"), "beta": 1.0, "data": data, "alternatives": 2}
     written = credit(Request(out=str(tmp_path / "out"), **given), show="none")
-    found = list(iter_rows(written.folder / "credit.jsonl"))
+    found = read_rows(written.folder / "credit.jsonl")
     assert [row.where for row in found] == [f"{data}:{i + 1}" for i in range(BLOCK + 3)]
     assert [row.alternatives is not None for row in found] == [True] * 2 + [False] * (BLOCK + 1)
     for name, values in found[BLOCK].values.items():  # the same text in another block

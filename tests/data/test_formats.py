@@ -132,6 +132,11 @@ TURN = "\n\nHuman: a\n\nAssistant: b"
         ({"prompt": "p", "completion": "a", "label": 1}, "wrong type", "label must be true or false, got int 1"),
         ({"prompt": "p", "completion": "a", "score": "9"}, "wrong type", "score must be a finite number, got str"),
         ({"prompt": "p", "completion": "a", "score": float("nan")}, "wrong type", "finite number, got float nan"),
+        (
+            {"prompt": "p", "completion": "a", "score": 10**400},
+            "wrong type",
+            "score must be a finite number, got int 1",
+        ),
         (GOOD["preference"] | {"target": 1.5}, "wrong type", "target must be in [0, 1], got 1.5"),
         (GOOD["preference"] | {"weight": -1}, "wrong type", "weight must be in [0, inf], got -1"),
         (GOOD["preference"] | {"score_chosen": 1}, "missing column", "give both or neither"),

@@ -16,7 +16,7 @@ from tokenward.data.dataset import load, survey
 from tokenward.data.encode import encoder
 from tokenward.data.files import raw_rows
 from tokenward.data.formats import parse_rows
-from tokenward.data.rows import Message, Row
+from tokenward.data.rows import Message, Row, Step, Steps
 from tokenward.data.tally import BadRow, Tally
 from tokenward.data.tokenize import Labeled, Limits, Pair, Prompt, Response, Scored, cut_prompt, cut_response, tokenize
 from tokenward.errors import InputError
@@ -190,6 +190,12 @@ def test_rows_that_truncation_empties_are_dropped(spaced):
         "f:1: the prompt alone has 10 tokens of max_tokens 7; give --max-prompt-tokens",
         "f:1: the prompt alone has 7 tokens of max_tokens 7; give --max-prompt-tokens",
     ]
+
+
+def test_runs_of_a_pipeline_that_truncation_makes_equal_are_dropped(spaced):
+    runs = (Steps((Step(0, "ab", answer),)) for answer in ("cdef", "cdeg"))
+    found, tally = tokens(spaced, [Row("f:1", "ab", tuple(runs))], kind="pairs", max_tokens=7)
+    assert found == [] and dict(tally.dropped) == {"identical after truncation": 1}
 
 
 def test_limits_out_of_range():

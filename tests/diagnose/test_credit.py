@@ -14,7 +14,7 @@ import torch
 from tests.tiny import BOS, EOS, PAD, tiny, word_tokenizer
 from tokenward.diagnose.lens.credit import finds, pieces, token_credit
 from tokenward.diagnose.lens.rows import Alternative, TokenRow, read_rows, write_rows
-from tokenward.diagnose.measures.intervals import area, auc
+from tokenward.diagnose.measures.intervals import area
 from tokenward.errors import InputError
 from tokenward.types import Rollout
 
@@ -51,6 +51,10 @@ def test_credit_is_the_scaled_log_ratio_of_each_token():
 def test_a_policy_that_is_its_reference_gives_no_credit():
     assert {x for row in token_credit(tiny(), tiny(), TEXTS, beta=1.0, pad_id=PAD) for x in row} == {0.0}
     assert token_credit(tiny(), tiny(), [], beta=1.0, pad_id=PAD) == []
+
+
+def auc(positives, negatives):
+    return area([*positives, *negatives], [True] * len(positives) + [False] * len(negatives), draws=2).auc
 
 
 def test_auc_by_hand():

@@ -59,7 +59,7 @@ def test_a_run_that_is_well_is_ok_everywhere() -> None:
 def test_each_check_is_bad_on_its_own_illness_and_only_there(name: str) -> None:
     found = levels(logs.ill(name))
     bad = {check for check, level in found.items() if level == "bad"}
-    assert bad == {name} | ({"negative-kl"} & {name})
+    assert bad == {name}
     text = next(one.text for one in of_events("run", logs.ill(name)).findings if one.check.name == name)
     assert BY_NAME[name].means in text and BY_NAME[name].do in text
 
@@ -198,6 +198,9 @@ def test_the_caption_names_a_fit_only_where_there_is_one() -> None:
     many, few = (of_events("run", logs.evals(list(range(n)))) for n in (8, 3))
     assert "Fit:" in overoptimization(many).caption and many.fits
     assert "Fit:" not in overoptimization(few).caption and not few.fits
+    assert "Gain over the start on" in overoptimization(few).caption
+    late = of_events("run", logs.evals([0, 1, 2])[1:])
+    assert "Gain over the first evaluation, which is not of the start, on" in overoptimization(late).caption
 
 
 def test_two_runs_of_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:

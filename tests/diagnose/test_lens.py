@@ -21,7 +21,7 @@ from tokenward.diagnose.lens.credit import pieces
 from tokenward.diagnose.lens.lab import lab_rows
 from tokenward.diagnose.lens.record import credit
 from tokenward.diagnose.lens.request import Request
-from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, read_rows
+from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, read_rows, write_rows
 from tokenward.diagnose.lens.texts import read, texts
 from tokenward.diagnose.lens.token_rows import Words, token_rows
 from tokenward.errors import InputError
@@ -223,6 +223,7 @@ def test_pairs_become_rows_with_sides_sums_and_alternatives(tmp_path, models):
     assert rows[0].totals["kl"] == pytest.approx(sum(wanted["kl"]), abs=1e-5) and rows[0].totals["length"] == 4
     assert rows[0].tokens == (" w5", " w6", " w7", "<eos>") and rows[0].where.endswith("data.jsonl:1")
     assert {a.token for a in rows[0].alternatives[0]} <= {*(f" w{i}" for i in range(3, 40)), "<pad>", "<eos>", "<bos>"}
+    assert all(2 <= len(place) <= 4 for row in rows[:3] for place in row.alternatives)  # two of each model
     assert list(about["values"]) == [name for name in MEANINGS if name in wanted] and about["beta"] == BETA
     assert (
         about["counts"]["texts"] == 4 and about["counts"]["tokens"] == 10 and about["counts"]["with_alternatives"] == 3
@@ -279,6 +280,36 @@ def test_a_pipeline_is_read_by_the_model_that_wrote_each_step(tmp_path, models):
     assert rows[1].values["credit"] == pytest.approx(wanted["credit"], abs=1e-5)
     with pytest.raises(InputError, match=r"^rows of actor 1, and the run has 1 model: give the other with --partner"):
         rows_of(tmp_path, models, data)
+
+
+@pytest.mark.parametrize("lacks", ["critic", "ref"])
+def test_what_one_model_of_a_pipeline_does_not_say_is_left_out_and_no_zero(tmp_path, models, lacks):
+    steps = [
+        [{"actor": actor, "prompt": "w3", "completion": word} for actor in ("model", "partner")]
+        for word in ("w4", "w5")
+    ]
+    critic = save_reward_model(tiny.tiny(value_head=True), load.tokenizer(models["m"]), tmp_path / "critic")
+    more = {"critic": str(critic), "partner": models["g"], "partner_ref": models["r"]}
+    more |= {"alternatives": 0, "ref": None, "beta": None} if lacks == "ref" else {}
+    rows, _ = rows_of(tmp_path, models, [{"chosen_steps": steps[0], "rejected_steps": steps[1]}], **more)
+    own, compared = {"logp", "entropy"}, {"ref_logp", "ref_entropy", "kl", "ratio"}
+    compared |= {"credit"} if lacks == "critic" else set()
+    wanted = (own | {"value"} | (compared if lacks == "critic" else set()), own | compared)
+    assert [set(row.values) for row in rows] == [*wanted, *wanted]
+    assert all(set(row.totals) <= {*row.values, "length"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"partner": "g", "partner_ref": "r"}, r"partner = .*g writes steps of a pipeline: .*data.jsonl has none"),
+        ({"partner_ref": "r"}, r"partner_ref = .*r is the reference of a partner, and there is none: give --partner"),
+    ],
+)
+def test_a_partner_that_nobody_would_hear_is_refused(tmp_path, models, more, message):
+    pair = {"prompt": "w3", "chosen": "w4", "rejected": "w5"}
+    with pytest.raises(InputError, match=message):
+        rows_of(tmp_path, models, [pair], **{name: models[which] for name, which in more.items()})
 
 
 def test_what_sample_printed_is_read_back(tmp_path, models):
@@ -354,6 +385,17 @@ def test_the_rewards_advantages_and_weights_of_rto_by_hand(tmp_path, models):
     assert about["recipe"]["units"] == 2
 
 
+def test_the_note_counts_the_pairs_that_a_recipe_makes_of_texts(tmp_path, models):
+    data = [{"prompt": p, "completion": c, "score": s} for p in ("w3", "w4") for c, s in (("w5", 1.0), ("w6", 0.0))]
+    _, about = rows_of(tmp_path, models, data, recipe=build("rebel"))
+    assert "recipe rebel: 2 pairs taken as one batch" in about["notes"] and about["recipe"]["units"] == 2
+
+
+def test_one_text_is_too_few_for_mismatched_answers(tmp_path, models):
+    with pytest.raises(InputError, match=r"recipe kto pairs each prompt .*data.jsonl gives one text: give two or more"):
+        rows_of(tmp_path, models, [{"prompt": "w3", "completion": "w4", "label": True}], recipe=build("kto"))
+
+
 def test_groups_of_a_prompt_are_compared_though_they_stand_apart(tmp_path, models):
     """rloo: the advantage of a text is its reward less the mean of the others of its prompt."""
     data = [{"prompt": p, "completion": c, "score": s} for p, c, s in
@@ -402,6 +444,19 @@ def test_lab_rows_have_the_values_of_any_policy_and_beta():
         world.ref[1][[i for i in range(15) if int(world.tree.tokens[i, 0]) == a]].sum().item() for a in range(3)
     ], strict=True))  # fmt: skip
     assert row.values["kl"][0] == pytest.approx(kl)
+
+
+def test_a_policy_that_never_writes_an_answer_has_finite_numbers_of_the_others(tmp_path):
+    world = default_world()
+    law = world.ref.clone()
+    law[:, 0] = 0
+    law /= law.sum(-1, keepdim=True)
+    never, other, *_ = rows = lab_rows(policy_with(law, tree=world.tree), world)
+    assert None in never.values["logp"] and "credit" not in never.totals and "kl" in never.totals
+    share = (law[0][:, None] * (world.tree.tokens[:, :1] == torch.arange(3))).sum(0).tolist()
+    assert other.values["entropy"][0] == pytest.approx(-sum(p * math.log(p) for p in share if p))
+    assert all(x is not None for row in rows for name in ("kl", "entropy") for x in row.values[name])
+    assert write_rows(tmp_path / "lab.jsonl", rows) == len(rows)
 
 
 def test_rows_of_two_actors_are_told_apart():

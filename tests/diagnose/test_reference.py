@@ -18,7 +18,7 @@ from tokenward.data.tokenize import Demonstration, Labeled, Pair, Prompt, Respon
 from tokenward.diagnose.evaluate import Evaluation
 from tokenward.diagnose.lens.run_directory import opened
 from tokenward.diagnose.measures.intervals import Estimate
-from tokenward.diagnose.reference.files import seen
+from tokenward.diagnose.reference.files import diagnose_files, seen
 from tokenward.diagnose.reference.findings import RULES, judge
 from tokenward.diagnose.reference.identity import Identity, identity
 from tokenward.diagnose.reference.mass import mass
@@ -296,6 +296,37 @@ def test_masses_are_sums_of_probabilities_of_whole_texts(models):
     assert found.new["token_ref_logp"].mean == pytest.approx(sum(map(sum, rows)) / 4, abs=1e-4)
 
 
+def test_masses_are_means_over_all_prompts_and_of_whole_texts_alone(models):
+    """Labels may give a prompt one side only; an answer of one own turn is whole, a dialogue and a cut text are not."""
+    one, two = (BOS, 4), (BOS, 9)
+    texts = {
+        "chosen": [Text(one, (EOS,), True, (True,)), *(Text(one, (v, EOS), True) for v in range(3, 40))],
+        "rejected": [Text(two, (EOS,), True)],
+        "cut": [Text(one, (7,), False), Text(two, (8, 9, EOS), True, (True, False, True))],
+        OF_POLICY: [Text(one, (EOS,), True), Text(two, (5, EOS), True)],
+    }
+    sets = {name: scored(rows, policy=models[0], reference=models[1], pad_id=PAD) for name, rows in texts.items()}
+    policy = sets.pop(OF_POLICY)
+    found = mass(sets, policy)
+    for part, laws in ((found.before, "ref_logp"), (found.after, "logp")):
+        assert [*part] == ["chosen", "rejected"]  # nothing can be said of a set without whole texts
+        for name, value in part.items():
+            of = getattr(sets[name].laws, laws).sum(-1).exp()
+            assert (value.mean, value.count) == (pytest.approx(float(of.sum()) / 2), 2)
+    assert {name: value.mean for name, value in found.sampled.items()} == pytest.approx(
+        {"chosen": 1 / 2, "rejected": 0, "elsewhere": 1 / 2}
+    )
+    assert mass({"data": sets["cut"]}, policy) is None and mass({}, policy) is None
+
+
+def test_masses_of_many_texts_are_made_in_one_reading_of_their_prompts(models, monkeypatch):
+    data, policy = (scored(TEXTS, policy=models[0], reference=models[1], pad_id=PAD) for _ in range(2))
+    reads = []
+    monkeypatch.setattr(type(data), "prompts", property(lambda of: reads.append(of) or [t.prompt for t in of.texts]))
+    mass({"data": data}, policy)
+    assert sum(of is data for of in reads) == 1
+
+
 # --- rules ----------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +380,7 @@ CASES = [
     ("length", "warning", {"policy": {"length": sure(16.0)}}),
     ("length", "warning", {"policy": {"cut": sure(0.3)}}),
 ]  # fmt: skip
+FALLS = {"expected-fall", "fell-more", "wrong-way", "entropy-collapse"}  # these apply below their threshold
 
 
 @pytest.mark.parametrize(("rule", "severity", "changes"), CASES, ids=lambda x: x if isinstance(x, str) else "")
@@ -357,6 +389,10 @@ def test_each_rule_has_its_case(rule, severity, changes):
     assert rule in {one.rule: one for one in found}
     one = next(one for one in found if one.rule == rule)
     assert one.severity == severity and one.text and (one.remedy or severity == "fine")
+    if rule == "on-policy":
+        assert one.number == one.threshold == 0  # it cannot be told from 0
+    else:
+        assert one.number < one.threshold if rule in FALLS else one.number > one.threshold
     if severity == "damage":
         assert verdict == "damage" and found[0].severity == "damage"
 
@@ -368,7 +404,7 @@ def test_nothing_is_found_where_nothing_is():
     } | {"unmoved"}
     assert len(RULES) == len({rule for rule, _, _ in CASES}) + 1
     verdict, (one,) = judge(_still())
-    assert (verdict, one.rule) == ("unmoved", "unmoved")
+    assert (verdict, one.rule, one.number <= one.threshold) == ("unmoved", "unmoved", True)
     no_number = Estimate(math.nan, math.nan, 100, 50)
     unknown = {name: replace(one, kl=no_number, back=no_number) for name, one in _still().sets.items()}
     verdict, findings = judge(replace(_still(), sets=unknown))
@@ -449,12 +485,15 @@ def test_prompts_alone_and_demonstrations_will_do(folder, models, capsys):
     assert (folder / "p" / "reference.html").is_file()
     demos = [Demonstration(p, Response((5, 6, EOS), "stop")) for p in PROMPTS]
     labeled = [Labeled(p, Response((5 + p.id % 2, EOS), "stop"), bool(p.id % 2)) for p in PROMPTS]
-    for examples, names in ((demos, {"data"}), (labeled, {"chosen", "rejected"})):
+    bad = [Labeled(p, Response((5, EOS), "stop"), False) for p in PROMPTS]
+    for kind, examples, names in (
+        ("demonstrations", demos, {"data"}), ("labels", labeled, {"chosen", "rejected"}), ("labels", bad, {"rejected"}),
+    ):  # fmt: skip
         found = reference_report(
             *models, examples, end_ids=ENDS, pad_id=PAD, sampling=Sampling(samples=1, max_new_tokens=3)
         )
-        assert set(found.measured.sets) == {*names, OF_REFERENCE, OF_POLICY}
-        assert "log π/π_ref" in reference_page(found)
+        assert set(found.measured.sets) == {*names, OF_REFERENCE, OF_POLICY} and found.about["kind"] == kind
+        assert examples is bad or "log π/π_ref" in reference_page(found)
 
 
 def test_two_ids_that_changed_places_are_refused(folder, tmp_path, capsys):
@@ -505,6 +544,24 @@ def test_masses_are_written_so_that_something_is_said(models):
     tiny_ = replace(now.mass, before={"chosen": Estimate(3e-20, 1e-21, 4, 3)})
     page = reference_page(ReferenceReport(replace(now, mass=tiny_), *judge(now)))
     assert '3.0e-20 <span class="se">± 1.0e-21</span>' in page and "0.000 " not in page.partition("Every number")[0]
+
+
+def test_a_run_is_scored_at_the_temperature_it_was_trained_at(folder, tmp_path):
+    shutil.copytree(folder / "policy", tmp_path / "run" / "model")
+
+    def found(told, **given):
+        (tmp_path / "run" / "config.yaml").write_text(f"recipe: dpo\nmodel: {folder / 'base'}\ntemperature: {told}\n")
+        given = {"model": str(tmp_path / "run"), "prompts": 2, "samples": 1, "max_new_tokens": 2, **given}
+        return diagnose_files(data=str(folder / "prompts.jsonl"), **given)
+
+    alone = {"model": str(folder / "policy"), "ref": str(folder / "base")}
+    for report, used in ((found(0.5), 0.5), (found(0.5, temperature=2.0), 2.0), (found(0.5, **alone), 1.0)):
+        assert report.about["temperature"] == used
+        assert f"all texts are drawn and scored at temperature {used:g}" in report.lines()
+    with pytest.raises(InputError, match="temperature must be above 0"):
+        found(0.5, temperature=0.0)
+    with pytest.raises(InputError, match="temperature = 'hot', no number: give --temperature"):
+        found("hot")
 
 
 ALL = ["--model", "{policy}", "--ref", "{base}", "--data", "{data}", "--out", "{out}"]

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.places import ROOT
 from tokenward.data import world, world_rows
 from tokenward.diagnose.lens.rows import TokenRow
-from tokenward.diagnose.measures.intervals import auc, numbered
+from tokenward.diagnose.measures.intervals import numbered
 from tokenward.diagnose.truth import injected
 from tokenward.diagnose.truth.human import read_questions
 from tokenward.diagnose.truth.localization import (
@@ -31,7 +31,7 @@ from tokenward.diagnose.truth.localization import (
     shown,
     suspicion,
 )
-from tokenward.diagnose.truth.ranking import average_precision, redrawn
+from tokenward.diagnose.truth.ranking import redrawn
 from tokenward.errors import InputError
 from tokenward.lab.theory.ranking import BLOCK, ranked
 from tokenward.studies import study as studies
@@ -71,11 +71,7 @@ def test_areas_and_precisions_by_hand(scores, labels, area, precision):
         owner=torch.arange(len(scores)), copies=torch.ones(1, len(scores), dtype=torch.float64),
     )  # fmt: skip
     assert [float(x) for x in found] == pytest.approx([area, precision])
-    assert average_precision([*map(float, scores)], [*map(bool, labels)]) == pytest.approx(precision)
     assert brute(scores, labels) == pytest.approx((area, precision))
-    hits = [float(one) for one, label in zip(scores, labels, strict=True) if label]
-    misses = [float(one) for one, label in zip(scores, labels, strict=True) if not label]
-    assert area == pytest.approx(auc(hits, misses))
 
 
 def test_copies_of_owners_are_the_same_as_events_written_so_often():
@@ -248,6 +244,8 @@ def test_a_table_reads_back_and_shows_its_numbers():
     nothing = localization(only, {"s": [[0.0, 1.0]] * 3}, draws=100)
     assert nothing.as_json()["found"][0]["auc"]["value"] is None and nothing.of("s").wrong == 0
     assert math.isnan(from_json(nothing.as_json()).of("s").auc.value) and shown(nothing.of("s").auc) == "–"
+    unknown = localization(only, {"s": [[None, None]] * 3}, draws=100)  # no token takes part
+    assert unknown.text().splitlines()[1].split() == ["s", "any", "–", "–", "–", "0", "0", "0"]
 
 
 @pytest.mark.parametrize(
@@ -392,11 +390,19 @@ def test_spans_count_the_answer_as_it_stands_after_white_space_is_cut(tmp_path):
     path.write_text(json.dumps(question(**{"prediction 1": "  answer 1.", "feedback": {"errors": errors}})))
     (one,) = read_questions(path)
     assert one.answers[0][slice(*one.errors[0][:2])] == "answer"
+    spans = [(0, 4), (1, 2), (4, 5), (0, 2), (3, 4)]
+    errors = [{"error type": "e", "start": start, "end": end} for start, end in spans]
+    path.write_text(json.dumps(question(**{"prediction 1": "  abc ", "feedback": {"errors": errors}})))
+    (one,) = read_questions(path)
+    assert one.answers[0] == "abc" and one.errors == ((0, 2, "e"), (2, 3, "e"), (1, 2, "e"))
+    errors = [{"error type": "e", "start": 0, "end": 4}]
+    path.write_text(json.dumps(question(**{"prediction 1": "abc ", "feedback": {"errors": errors}})))
+    assert read_questions(path)[0].errors == ((0, 3, "e"),)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"preference": [1, 2]}, {"preference": [3] * 6}, {"feedback": {}},
+    [{"preference": [1, 2]}, {"preference": [3] * 6}, {"feedback": {}}, {"prediction 2": None}, {"question": 7},
      {"feedback": {"errors": [{"error type": "e", "start": 5, "end": 5}]}}],
 )  # fmt: skip
 def test_a_row_of_another_format_is_named_by_its_line(tmp_path, changes):
@@ -404,6 +410,14 @@ def test_a_row_of_another_format_is_named_by_its_line(tmp_path, changes):
     path.write_text(json.dumps(question()) + "\n" + json.dumps(question(**changes)))
     with pytest.raises(InputError, match=r"f\.jsonl:2: not a row of FineGrainedRLHF's feedback"):
         read_questions(path)
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    raw = bytearray(gzip.compress(random.Random(0).randbytes(1000)))
+    raw[12] ^= 0xFF
+    (tmp_path / "f.jsonl.gz").write_bytes(bytes(raw))
+    with pytest.raises(InputError, match=r"f\.jsonl\.gz: cannot be read"):
+        read_questions(tmp_path / "f.jsonl.gz")
 
 
 def test_the_real_feedback_is_read_whole(shared):
@@ -527,12 +541,13 @@ def test_the_whole_command_at_a_tiny_scale(tmp_path):
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_of_the_page_are_those_of_the_recorded_runs():
-    spec = importlib.util.spec_from_file_location("credit_tables", ROOT / "benchmarks" / "credit" / "tables.py")
+@pytest.mark.parametrize(("page", "script"), [("credit.md", "credit/tables.py"), ("comparisons.md", "tables.py")])
+def test_the_tables_of_the_page_are_those_of_the_recorded_runs(page, script):
+    spec = importlib.util.spec_from_file_location("tables_of_page", ROOT / "benchmarks" / script)
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    page = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
-    marks = re.findall(r"^<!-- (\w+) -->\n(.*?)<!-- end -->$", page, flags=re.MULTILINE | re.DOTALL)
-    assert {name for name, _ in marks} == set(made.TABLES)
+    told, tables = (ROOT / "docs" / page).read_text(encoding="utf-8"), made.docs()
+    marks = re.findall(r"^<!-- (\w+) -->\n(.*?)<!-- end -->$", told, flags=re.MULTILINE | re.DOTALL)
+    assert sorted(name for name, _ in marks) == sorted(tables)
     for name, shown_there in marks:
-        assert shown_there == made.TABLES[name]() + "\n", "run: python benchmarks/credit/tables.py docs"
+        assert shown_there == tables[name] + "\n", f"run: python benchmarks/{script} docs"

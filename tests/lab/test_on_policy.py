@@ -132,7 +132,6 @@ def test_a_group_mean_of_g_answers_is_leave_one_out_at_a_lower_rate(size, budget
 
 
 @pytest.mark.parametrize("size", [None, 3])
-@pytest.mark.slow
 def test_with_its_kl_in_the_loss_dr_grpo_is_warmer_by_g_over_g_minus_one(size):
     """A bandit rests at π_ref·exp(r (1 − 1/G)/β)/Z, a tree at the myopic policy of that temperature. Derived here."""
     warmer = 1.0 if size is None else size / (size - 1)

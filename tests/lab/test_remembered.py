@@ -61,7 +61,7 @@ def a_world(shape: str, **fields) -> World:
     return tree_world(vocab=vocab, horizon=horizon, eos=eos, prompts=2, seed=3, tau=0.9, **fields)
 
 
-@pytest.mark.parametrize("shape", ["bandit", pytest.param("ragged", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", ["bandit", "ragged"])
 @pytest.mark.slow
 def test_a_scaled_reward_has_a_temperature_in_units_of_its_own_std(shape):
     world = a_world(shape)

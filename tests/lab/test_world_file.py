@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import threading
 
 import pytest
 import torch
@@ -231,6 +233,15 @@ def test_files_that_cannot_be_read(tmp_path, content, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"^world: no file .*no\.json$"):
         read_world(tmp_path / "no.json")
+
+
+def test_a_pipe_is_read_like_a_file(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=(json.dumps(given()),))
+    writer.start()
+    assert read_world(path).tau == 0.7
+    writer.join()
 
 
 def test_a_file_gives_the_world_it_holds(tmp_path):

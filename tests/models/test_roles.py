@@ -16,6 +16,7 @@ from tokenward.models.adapters import add_lora
 from tokenward.models.cache import RefCache
 from tokenward.models.frozen import pieces, score
 from tokenward.models.roles import AdapterOff, Roles, frozen_copy
+from tokenward.models.two_laws import two_laws
 from tokenward.types import present
 
 LOGP = frozenset({"logp"})
@@ -222,6 +223,14 @@ def test_an_exact_kl_needs_the_reference_as_a_model():
         Roles(policy=tiny(), reference=cache).current(batch(), frozenset({"kl_ref"}))
     with pytest.raises(InputError, match="'adapter off' was asked of a model without adapters"):
         Roles(policy=tiny(), reference=AdapterOff()).frozen(batch(), frozenset({"ref_logp"}))
+
+
+def test_each_of_two_laws_is_read_in_its_own_precision():
+    policy, reference, rows = tiny(seed=0), tiny(seed=1), batch()
+    full = two_laws(policy, reference, rows)
+    policy.compute = torch.bfloat16
+    mixed = two_laws(policy, reference, rows)
+    assert torch.equal(mixed.ref_logp, full.ref_logp) and not torch.equal(mixed.logp, full.logp)
 
 
 def test_bfloat16_keeps_step_zero_at_zero(tmp_path):

@@ -97,6 +97,11 @@ def test_losses_that_agree_leave_the_nominal_weights(ball):
     assert value == pytest.approx(0.7)
 
 
+def test_the_bound_keeps_a_nominal_law_that_sees_one_loss():
+    q, value, _ = worst(ChiSquareBound(0.3), np.array([1.0, 5.0]), np.array([1.0, 0.0]))
+    assert q.tolist() == [1.0, 0.0] and value == 1.0
+
+
 @pytest.mark.parametrize("shift", [1e6, -1e6])
 def test_the_worst_weights_know_neither_level_nor_unit_of_the_losses(shift):
     loss, p = problem(1)

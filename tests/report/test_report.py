@@ -16,7 +16,7 @@ import pytest
 from tokenward.diagnose.lens.rows import TokenRow, write_rows
 from tokenward.errors import InputError
 from tokenward.report import figures, study_figures
-from tokenward.report.page import write_page
+from tokenward.report.page import _text, write_page
 from tokenward.report.records import RunRecord, gather
 from tokenward.runlog import RunLog
 from tokenward.studies.study import Figure, Series
@@ -261,6 +261,11 @@ def test_a_report_never_loads_a_model():
     code = "import tokenward.report.page, sys; print('transformers' in sys.modules, 'tokenward.models' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_token_without_credit_keeps_its_error_mark():
+    text = _text(TokenRow("p", ("a", "b"), {"credit": (0.5, None)}, wrong=("", "fact")), 1.0)
+    assert '<span class="wrong" title="fact">b</span>' in text and text.count("wrong") == 1
 
 
 def test_all_texts_stand_on_a_page_beside_the_report(tmp_path):

@@ -326,8 +326,8 @@ def test_quotes_take_what_stands_in_them_as_it_is():
         ("implicit:a|b|1|token", "reward implicit:a|b|1|token: unknown word 'token'. Did you mean 'tokens'?"),
         ("lexicon:gone.txt",
          "reward lexicon:gone.txt: lexicon gone.txt cannot be read: [Errno 2] No such file or directory: 'gone.txt'"),
-        ("rm + gone.py:f", "--reward gone.py:f: no file gone.py"),
-        ("gone.py", "--reward gone.py names no function; write gone.py:function"),
+        ("rm + gone.py:f", "reward gone.py:f: no file gone.py"),
+        ("gone.py", "reward gone.py names no function; write gone.py:function"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line_before_any_model_is(spec, message):
@@ -410,6 +410,7 @@ def test_a_part_that_fails_is_named():
     ("spec", "said"),
     [
         ("rew.py:happy+length:8", "part 1 has a + without blanks around it"),
+        ("runs/rm+length:8", "part 1 has a + without blanks around it"),
         ("length:8+rew.py:f", "part 1 has a + without blanks around it"),
         ("stop:2 + 0.5*rew.py:f+0.5*length:8", "part 2 has a + without blanks around it"),
         ("0.5*0.5*rew.py:f", "part 1 has two weights, 0.5 and 0.5: give their product"),
@@ -424,7 +425,17 @@ def test_a_glued_plus_and_a_wrong_weight_are_said(spec: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["c++/f.py:g", "runs/a+b", "stop:1e+5", "regex:a+b", "'a*b/c.py:f'", "lexicon:w+x.txt"]
+    "spec",
+    [
+        "c++/f.py:g",
+        "runs/a+b",
+        "stop:1e+5",
+        "regex:a+b",
+        "'a*b/c.py:f'",
+        "lexicon:w+x.txt",
+        "lexicon:e+f.json",
+        "lexicon:runs/my+length:v2.json",
+    ],
 )
 def test_a_plus_or_a_star_within_a_source_stays(spec: str) -> None:
     (part,) = parse(spec)

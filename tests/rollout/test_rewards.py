@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,6 +155,24 @@ def test_files_and_functions_that_are_not_there(tmp_path):
             function(tmp_path, "import nothing_like_it\n", timeout_s=timeout_s)
     with pytest.raises(InputError, match="importing it raised SyntaxError"):
         function(tmp_path, "def rate(:\n")
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path):
+    body = "import pickle\nclass K:\n    pass\ndef rate(p, c, k):\n    return [len(pickle.dumps(K())) for _ in c]\n"
+    (tmp_path / "other").mkdir()
+    first = function(tmp_path, body)
+    assert scores(function(tmp_path / "other", body)) == scores(first)
+
+
+def test_the_process_reads_the_package_it_belongs_to(tmp_path, monkeypatch):
+    """A copy of the package beside an installed one, on the path of the program alone."""
+    source, copy = Path(worker.__file__).parents[2], tmp_path / "src" / "tokenward"
+    for name in ("__init__.py", "own_file.py", "rollout/rewards/worker.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, copy / name)
+    monkeypatch.setattr(worker, "__file__", str(copy / "rollout" / "rewards" / "worker.py"))
+    body = "import tokenward\ndef rate(p, c, k):\n    return [float(tokenward.__file__.startswith(%r))] * len(c)\n"
+    assert scores(function(tmp_path, body % str(copy), timeout_s=30.0)) == [1.0] * 3
 
 
 def test_functions_that_cannot_be_called_so_are_refused_at_once(tmp_path):

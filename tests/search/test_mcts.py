@@ -13,6 +13,8 @@ from tests.tiny import tiny
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
 from tokenward.lab.worlds.tree import grow
+from tokenward.search import leaves as leaf_values
+from tokenward.search import moves as span_moves
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n
 from tokenward.search.budget import Budget, Meter
@@ -101,6 +103,13 @@ def test_every_round_of_rollouts_draws_anew_and_a_seed_repeats_them():
             seen.append(node.value)
         rounds.append(seen)
     assert len(set(rounds[0])) > 3 and rounds[0] == rounds[1] != rounds[2]
+
+
+def test_without_a_score_an_end_is_worth_what_the_critic_said_before_it():
+    problem, _ = world()
+    parent, end = Node(Path(problem.root(0)), ended=False, value=0.7), Node(Path((0, -1)), ended=True)
+    worth(problem, [(end, parent)], None, Leaf(values="critic", ends="critic", beta=1.0, seed=0), Meter(Budget()))
+    assert end.value == 0.7
 
 
 def test_by_implicit_reward_it_finds_the_largest_log_ratio():
@@ -209,22 +218,37 @@ def test_spans_end_at_their_tokens_and_carry_the_sums_of_their_tokens():
         assert len(seen) == int((moves.logp[row] > -math.inf).sum())  # no span twice
 
 
-def test_the_likeliest_spans_are_those_of_a_beam_and_values_are_the_states():
+def test_spans_are_drawn_anew_when_asked_again_and_their_values_are_the_states():
     problem, _ = world(vocab=3, horizon=3, eos=None, seed=7)
-    spans = Spans(problem, ends=frozenset(), count=4, most=2, drawn="beam")
-    moves = spans.expand([spans.root(0)])
-    pairs = {(a, b): float(problem.logp[0, 0, a] + problem.logp[0, int(problem.tree.child[0, a]), b])
-             for a in range(3) for b in range(3)}  # fmt: skip
-    assert moves.logp[0].tolist() == pytest.approx(sorted(pairs.values())[::-1][:4])
-    assert float(moves.value) == float(problem.value[0, 0])
+    spans = Spans(problem, ends=frozenset(), count=1, most=2)
+    drawn = set()
+    for _ in range(12):
+        state = spans.root(0)
+        assert float(spans.expand([state]).value) == float(problem.value[0, 0])
+        drawn.add(spans.child(state, 0).path.tokens)
+    assert len(drawn) > 3
+
+
+def test_spans_and_rollouts_draw_from_streams_of_their_own(monkeypatch):
+    seeds = {"spans": [], "rollouts": []}
+
+    def noted(name, draw):
+        return lambda *words, seed, **more: (seeds[name].append(seed), draw(*words, seed=seed, **more))[1]
+
+    for name, module in (("spans", span_moves), ("rollouts", leaf_values)):
+        monkeypatch.setattr(module, "sample", noted(name, module.sample))
+    problem, _ = world(vocab=2, horizon=4, eos=None)
+    tree_search(Spans(problem, ends=frozenset({1}), count=2, seed=5), [0], simulations=9, values="rollout", seed=5)
+    every = seeds["spans"] + seeds["rollouts"]
+    assert min(map(len, seeds.values())) > 3 and len(set(every)) == len(every)
 
 
 def test_tree_search_over_spans_finds_the_best_text():
     problem, reward = world(vocab=2, horizon=4, eos=None, seed=8)
-    spans = Spans(problem, ends=frozenset({1}), count=8, drawn="beam")
-    answer = tree_search(spans, list(range(EACH)), simulations=150, values="critic", backup="max", c=0.4)
+    spans = Spans(problem, ends=frozenset({1}), count=24)
+    answer = tree_search(spans, list(range(6)), simulations=100, values="critic", backup="max", c=0.4)
     leaves = [leaf_of(one.path.state.path.state) for one in answer.found]
-    assert leaves == reward.argmax(-1).tolist()
+    assert leaves == reward[:6].argmax(-1).tolist()
     rolled = tree_search(spans, list(range(8)), simulations=30, values="rollout", seed=1)
     assert all(problem.terminal(one.path.state.path.state) for one in rolled.found)
 
@@ -293,6 +317,10 @@ def test_a_critic_that_is_the_reference_is_read_once_in_every_chunk(own):
     [
         (lambda p: tree_search(p, [0], simulations=0, values="critic"), "simulations and leaves of 1 or more"),
         (lambda p: tree_search(p, [0], simulations=2, values="critic", c=-1.0), "c of 0 or more, got 2, 4 and -1.0"),
+        (
+            lambda p: tree_search(p, [0], simulations=2, values="critic", c=math.inf),
+            "a finite c of 0 or more, got 2, 4",
+        ),
         (lambda p: tree_search(TreeProblem(p.tree, p.logp), [0], simulations=3, values="critic"), "give --critic"),
         (lambda p: tree_search(p, [0], simulations=3, values="implicit"), "compares with a reference; give --ref"),
         (lambda p: tree_search(p, [0], simulations=3, values="rollout", ends="critic"), "rollouts end in texts"),
@@ -308,19 +336,20 @@ def test_what_cannot_be_searched_is_said(call, message):
 
 
 def test_a_prompt_longer_than_the_context_is_refused():
-    with pytest.raises(InputError, match="beyond the model's context"):
+    with pytest.raises(InputError, match="beyond the context of 64 tokens"):
         tree_search(language(max_new_tokens=62), [Prompt(0, (2, 5, 9), "a")], simulations=2, values="implicit")
 
 
 def test_a_text_of_several_spans_carries_all_its_sums():
     problem, _ = world(vocab=2, horizon=4, eos=None, seed=9)
-    spans = Spans(problem, ends=frozenset({1}), count=3, drawn="beam")
+    spans, several = Spans(problem, ends=frozenset({1}), count=9), 0
     state = spans.root(0)
     while not spans.terminal(state):
         moves = spans.expand([state])
-        state = spans.child(state, int((moves.logp[0] > -math.inf).sum()) - 1)
+        after = [spans.child(state, number) for number in range(int((moves.logp[0] > -math.inf).sum()))]
+        state, several = min(after, key=lambda one: len(one.path.tokens)), several + 1
     node, total = 0, 0.0
     for token in state.path.tokens:
         total += float(problem.logp[0, node, token])
         node = int(problem.tree.child[node, token])
-    assert len(state.path.tokens) == 4 and state.path.logp == pytest.approx(total)
+    assert several > 1 and len(state.path.tokens) == 4 and state.path.logp == pytest.approx(total)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from tests.tiny import BOS, EOS, PAD, VOCABULARY, tiny
+from tests.tiny import BOS, EOS, PAD, VOCABULARY, llama, tiny
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
 from tokenward.lab.worlds.tree import grow
@@ -337,8 +337,17 @@ def test_a_reward_reads_finished_texts():
         (lambda: language(branch=0), "branch must be 1 or more, got 0"),
         (
             lambda: language(max_new_tokens=62).root(PROMPTS[0]),
-            "prompt 0 has 3 tokens; .* beyond the model's context of 64",
+            "prompt 0 has 3 tokens; .* beyond the context of 64 tokens, the shortest of the models",
         ),
+        (
+            lambda: language(reference=scorer(llama(context=8))).root(PROMPTS[0]),
+            "prompt 0 has 3 tokens; .* beyond the context of 8 tokens, the shortest of the models",
+        ),
+        (
+            lambda: language(reference=tiny(vocabulary=44)),
+            "has 40 tokens and the reference 44: they must share a vocab",
+        ),
+        (lambda: language(critic=tiny(vocabulary=39, value_head=True)), "writes 40 tokens and the critic reads 39"),
         (lambda: language().root(Prompt(4, (), "")), "prompt 4 has no tokens"),
         (lambda: best_of_n(language(), PROMPTS, n=2), "this search has no reward; give --reward"),
         (lambda: beam_search(language(reference=None), PROMPTS, width=2, by="implicit"), NO_REF),

@@ -14,6 +14,7 @@ from tests.search.test_search import PROMPTS, Tree, language
 from tests.tiny import EOS, PAD, VOCABULARY, saved, tiny, word_tokenizer
 from tokenward.cli import main
 from tokenward.errors import InputError, RunError
+from tokenward.lab.worlds.tree import grow
 from tokenward.models import load
 from tokenward.models.save import save_policy, save_reward_model
 from tokenward.models.value_head import save_value_head, value_model
@@ -26,6 +27,7 @@ from tokenward.search.guided import guided
 from tokenward.search.mcts import tree_search
 from tokenward.search.problem import Path
 from tokenward.search.strategies import Asked
+from tokenward.search.tree import TreeProblem, leaf_of
 from tokenward.search.vote import by_answer, by_pattern, elected, weighted_vote
 
 # --- the same beams as transformers' generate -----------------------------------------------------------------------
@@ -75,13 +77,6 @@ def test_a_shared_beam_finds_the_same_by_sum_and_another_by_mean(length):
         differ += answers[0].found[0].path.tokens != answers[1].found[0].path.tokens
         read = [count + answer.forwarded for count, answer in zip(read, answers, strict=True)]
     assert (differ > 0) == (length == "mean") and read[0] <= read[1]
-
-
-def test_a_beam_that_must_be_certain_of_several_finds_the_best_several():
-    tree = Tree(seed=2)
-    leaves = sorted((logp for logp, _ in tree.leaves().values()), reverse=True)
-    (found,) = beam_search(tree, ["p"], width=len(leaves), certain=5).found
-    assert [score for _, score in found.compared[:5]] == pytest.approx(leaves[:5])
 
 
 # --- combined laws ---------------------------------------------------------------------------------------------------
@@ -170,6 +165,33 @@ def test_reranking_takes_the_token_after_which_the_critic_expects_most():
     assert answer.forwarded == 2 * (3 + 4 + 4)  # policy and critic; the chosen candidate is not read again
 
 
+def test_without_a_score_an_end_is_worth_what_its_state_is():
+    tree = grow(vocab=2, horizon=2, eos=0)  # the end token now: V of the root, -1; going on: -0.5
+    value = torch.tensor([[-1.0, -0.5]], dtype=torch.float64)
+    problem = TreeProblem(tree, torch.full((1, 2, 2), 0.5).double().log(), value=value)
+    (found,) = guided(problem, [0], by="critic", take="rerank", ends="critic").found
+    assert found.path.tokens[0] == 1
+
+
+def test_what_the_reference_never_writes_stays_out_of_every_search_by_implicit_reward():
+    tree = grow(vocab=2, horizon=2, eos=None)  # 00 01 10 11; the reference never writes 1 after 0
+    law, ref = torch.tensor([[[0.4, 0.1, 0.25, 0.25]], [[0.5, 0.0, 0.25, 0.25]]], dtype=torch.float64)
+    problem = TreeProblem(tree, tree.conditional(law), tree.conditional(ref))
+    answers = [
+        beam_search(problem, [0], width=4, by="implicit"),
+        tree_search(problem, [0], simulations=20, values="implicit"),
+        *(guided(problem, [0], by="implicit", take=take) for take in ("argmax", "sample", "rerank")),
+    ]
+    for answer in answers:
+        assert all(math.isfinite(score) for _, score in answer.found[0].compared)
+        assert 1 not in {leaf_of(path.state) for path, _ in answer.found[0].compared}
+    with pytest.raises(InputError, match="the reference never writes a text that was drawn"):
+        best_of_n(problem, [0], n=40, by="implicit")
+    narrow = TreeProblem(tree, problem.ref_logp, problem.ref_logp.roll(1, -1))  # after 0 they share no token
+    with pytest.raises(InputError, match="the reference writes none of the moves on offer in some state"):
+        beam_search(narrow, [0], width=4, by="implicit")
+
+
 def test_guidance_ends_with_the_policy_when_the_budget_is_spent():
     problem = language(tiny(seed=1), critic=tiny(seed=2, value_head=True), reference=None, max_new_tokens=6)
     (found,) = guided(problem, PROMPTS[:1], by="critic", top=5, ends="critic", budget=Budget(tokens=1)).found
@@ -232,6 +254,7 @@ def test_patterns_take_the_last_answer():
     read = by_pattern(r"is (\w+)", lambda text: text)
     assert read("it is a, no it is b .") == "b" and read("nothing") is None
     assert by_pattern(r"\d+", lambda text: text)("1 then 22") == "22"
+    assert by_pattern(r"#### (.*)", lambda text: text)("a #### ") is None and by_pattern("x*", str)("b") is None
     with pytest.raises(InputError, match="--answer '\\(' is not a pattern"):
         by_pattern("(", str)
 
@@ -259,6 +282,8 @@ def test_samples_stop_when_the_budget_is_spent():
     tree = Tree(seed=1)
     groups, read = draws(tree, ["a", "b"], n=400, seed=1, budget=Budget(tokens=60))
     assert 1 <= len(groups[0]) == len(groups[1]) < 400 and read >= 60
+    many = [path.tokens for path in draws(tree, ["a"], n=64, seed=1, budget=Budget(tokens=10**6))[0][0]]
+    assert len(many) == 64 and many[:8] != many[8:16]  # a round draws anew
     whole = draws(tree, ["a"], n=8, seed=3)[0][0]
     assert whole == sample(tree, ["a"] * 8, n=8, seed=3)[0]  # without a budget, one round
     assert len(best_of_n(tree, ["a"], n=16, budget=Budget(seconds=30.0)).found[0].compared) == 16
@@ -348,11 +373,53 @@ def test_every_strategy_writes_records(words, places, capsys):
         ({"strategy": "beam", "proxy": "x"}, "proxy tuning needs both models: give --proxy and --proxy-ref"),
         ({"proxy": "x", "proxy_ref": "y"}, "a combination of models is drawn from by --strategy best-of-n"),
         ({"strategy": "mcts", "by": "implicit", "ref": "x", "spans": 3}, "give --moves sentence too"),
+        ({"strategy": "mcts", "by": "implicit", "ref": "x", "sentence_ends": ";"}, "give --moves sentence too"),
+        (
+            {"strategy": "beam", "sentence_ends": ";"},
+            "^--sentence-ends belongs to mcts; beam does not read it: leave it out$",
+        ),
+        ({"limit": 0}, "--limit must be 1 or more, got 0"),
+        ({"strategy": "beam", "alternatives": -1}, "--alternatives must be 1 or more, got -1"),
+        ({"max_new_tokens": 64}, "--max-new-tokens 64 leaves no room for a prompt in the model's context of 64"),
     ],
 )
 def test_flags_that_a_strategy_would_not_read_are_refused(words, message, places):
     with pytest.raises(InputError, match=message):
         next(answers(places["model"], prompts=places["prompts"], **words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"strategy": "best-of-n", "by": "likelihood", "n": 1},
+        {"strategy": "guided", "by": "implicit", "ref": "OTHER", "take": "sample", "eta": 3.0},
+        {
+            "strategy": "mcts",
+            "by": "reward",
+            "reward": "length:3",
+            "moves": "sentence",
+            "spans": 1,
+            "sentence_ends": "8",
+        },
+    ],
+    ids=lambda words: words["strategy"],
+)
+def test_every_prompt_draws_its_own_numbers_whoever_else_is_asked(words, places, tmp_path):
+    prompts = runs.jsonl(tmp_path / "same.jsonl", [{"prompt": "w5 w6"}] * 3)
+    words = {**words, "prompts": prompts, "max_new_tokens": 4} | ({"ref": places["other"]} if "ref" in words else {})
+    texts = [record["completion"] for record in answers(places["model"], **words)]
+    assert len(set(texts)) > 1
+    assert [record["completion"] for record in answers(places["model"], limit=2, **words)] == texts[:2]
+    assert [record["completion"] for record in answers(places["model"], seed=1, **words)] != texts
+
+
+def test_what_became_of_the_prompts_is_told(places, tmp_path, capsys):
+    rows = [{"prompt": "w5 w6"}, {"prompt": 5}, {"prompt": " ".join(["w7"] * 70)}]
+    file = runs.jsonl(tmp_path / "rows.jsonl", rows)
+    assert len(list(answers(places["model"], prompts=file, max_new_tokens=4))) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("1 of 3 rows dropped (33.3 %): 1 wrong type; first: ")
+    assert told[1].startswith("1 of 3 rows: prompt cut to its last 60 tokens (the record shows it whole); first: ")
 
 
 def test_the_take_of_another_strategy_is_refused(places):

@@ -107,6 +107,14 @@ def test_the_two_beams_are_one(trees, width):
     assert [leaf_of(f.path.state) for f in answer.found] == beam_leaf(trees.tree, logp, width=width).tolist()
 
 
+def test_of_equal_leaves_both_beams_take_the_one_that_ends_first():
+    tree = grow(vocab=2, horizon=2, eos=0)
+    gain = torch.tensor([[[-1.0, -0.5], [-0.5, -2.0]]], dtype=torch.float64)  # the end at once: -1, and later: -1
+    first = int(tree.leaf[0, 0])
+    assert beam_leaf(tree, gain, width=4).tolist() == [first]
+    assert leaf_of(beam_search(TreeProblem(tree, gain), [0], width=4).found[0].path.state) == first
+
+
 def test_prefix_sums_of_leaves_are_leaf_sums(trees):
     sums = prefix_sums(trees.tree, torch.tensor(trees.reward)).numpy()
     last = trees.length - 1

@@ -11,18 +11,23 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.lab.plain import gibbs, kl, tv
 from tokenward.cli import main
+from tokenward.cli.trained import TRAINED
 from tokenward.errors import InputError
+from tokenward.lab import verify
 from tokenward.lab.worlds.world import default_world
+from tokenward.lab.worlds.world_file import parse_world
 from tokenward.report.study_page import shown, write_study
 from tokenward.studies import STUDIES
+from tokenward.studies import credit as credit_study
 from tokenward.studies.study import Claim, Figure, Series, Study, Table, read, write
-from tokenward.studies.worlds import bandit
+from tokenward.studies.worlds import bandit, with_prompts
 
 LITTLE = Study(
     name="little",
@@ -101,6 +106,14 @@ def test_the_command_names_what_it_knows(capsys):
     assert all(name in told for name in STUDIES)
 
 
+def test_the_command_says_which_studies_train_and_takes_them_alone(capsys):
+    assert main(["study", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert " | ".join(TRAINED) in told
+    assert main(["study", "targets", "credit"]) == 2
+    assert capsys.readouterr().err == "tokenward: study credit trains models: name it alone\n"
+
+
 def test_the_command_writes_a_study_and_its_page(tmp_path, capsys):
     world = {
         "tau": 0.5, "vocab": 3, "horizon": 1,
@@ -111,6 +124,48 @@ def test_the_command_writes_a_study_and_its_page(tmp_path, capsys):
     assert "6 of 6 claims hold" in capsys.readouterr().out
     assert "3 sequences of 1 token, τ = 0.5" in read(tmp_path / "connection" / "data.jsonl").world
     assert (tmp_path / "connection" / "index.html").exists()
+
+
+NOISY = {
+    "ref": [0.6, 0.4], "reward": [0.0, 1.0],  # of two answers every tilt is on the frontier
+    "labels": {"kind": "bradley-terry", "noise": 0.2}, "pairs": [[0, 0, 0.5], [1, 0, 0.5]],
+}  # fmt: skip
+EQUAL = {"ref": [0.3, 0.7], "reward": [1.0, 1.0]}
+FEW = {
+    "frontier": {"GRID": (1.0,), "DRAWS": (1, 4)},
+    "reference": {
+        "OTHERS": 5,
+        "BETAS": (0.1, 10.0),
+        "verify": SimpleNamespace(
+            with_guides=lambda world: with_prompts(world, guide=world.ref[0]), answer=verify.answer
+        ),  # DPO reads no guide
+    },
+    "credit-lab": {
+        "PULLS": (0.0,),
+        "_finite_claims": lambda runs: (),
+        "_deciding_claims": lambda pulled: (),
+        "_table": lambda runs: LITTLE.tables[0],
+    },
+}  # of the first two less of the grid; of the last what is about its own world is left out
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_of_a_world_of_ones_own_theorems_alone_are_claimed_and_its_data_are_the_studys(name, monkeypatch):
+    for key, value in FEW[name].items():
+        monkeypatch.setattr(sys.modules[STUDIES[name].__module__], key, value)
+    monkeypatch.setattr(credit_study, "_runs", lambda world, labels: RUNS)
+    found = STUDIES[name](parse_world({"tau": 0.7, "vocab": 2, "horizon": 1, "prompts": [NOISY, EQUAL]}, name="w"))
+    assert found.claims and not found.failed, [(claim.text, claim.measured) for claim in found.failed]
+
+
+RUNS = [
+    credit_study.Run(n, seed, 0.5 + 0.01 * seed, 0.0)
+    for n in credit_study.NUMBERS for seed in range(credit_study.SEEDS)
+]  # fmt: skip
+
+
+def test_an_interval_over_every_number_of_pairs_is_as_wide_as_seeds_differ():
+    assert credit_study._mean(RUNS, None, "area") == pytest.approx(credit_study._mean(RUNS, 64, "area"))
 
 
 # ------------------------------------------------------------ all studies, as a user runs them; their numbers in numpy

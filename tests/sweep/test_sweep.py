@@ -22,6 +22,7 @@ from tokenward.errors import InputError
 from tokenward.sweep import job as jobs
 from tokenward.sweep import results
 from tokenward.sweep import run as sweeps
+from tokenward.sweep.frontier import bands
 from tokenward.sweep.page import page
 from tokenward.sweep.plan import read_sweep
 from tokenward.train.runtime import Interrupted
@@ -106,7 +107,7 @@ def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
         read_sweep(tmp_path / "gone.yaml")
 
 
-SHIPPED = sorted((ROOT / "benchmarks" / "on_policy").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "benchmarks").glob("*/*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -285,6 +286,20 @@ def test_the_page_escapes_names_and_has_no_script() -> None:
     assert "&lt;script&gt;alert(1)" in text and "4 jobs done, 1 jobs failed" in text
     assert text.count("<img src=") == 4  # points, frontier, reward and KL of the batches
     assert "http" not in text.replace("http-equiv", "").replace("data:image/svg+xml", "")
+
+
+@pytest.mark.parametrize("grid", [False, True], ids=["a model a method", "models in the grid"])
+def test_a_frontier_begins_with_the_model_that_its_jobs_began_with(grid: bool) -> None:
+    jobs = [("weak", 0.0, 0.0), ("weak", 1.0, 1.0), ("weak", 0.6, 0.5), ("strong", 5.0, 0.0), ("strong", 6.0, 2.0)]
+    found = []
+    for model, reward, kl in [*jobs, ("strong", 5.5, 0.5)]:
+        method = "start" if kl == 0 else "ppo" if grid else f"from {model}"
+        point = {"beta": kl, "model": model} if grid and kl else {"model": model} if kl == 0 else {"beta": kl}
+        found.append({**made(method, seed=0, reward=[reward] * 2, kl=kl, point=point), "settings": {"model": model}})
+    names = ["ppo model=weak", "ppo model=strong"] if grid else ["from weak", "from strong"]
+    found = bands(sorted(found, key=lambda one: one["settings"]["model"] == "strong"))
+    assert list(found) == names
+    assert [(one.reward[0], one.reward[-1], one.kl[-1]) for one in found.values()] == [(0, 1, 1), (5, 6, 2)]
 
 
 def test_rows_come_in_the_order_of_the_jobs_and_are_means() -> None:

@@ -62,6 +62,9 @@ def test_every_problem_is_one_line_of_one_error() -> None:
         ("weight_decay", float("inf"), "weight_decay must be ≥ 0, got inf"),
         ("max_dropped", 1.5, "max_dropped must be ≥ 0 and ≤ 1, got 1.5"),
         ("seed", 1.5, "seed must be a whole number, got 1.5"),
+        pytest.param("seed", f"{10**400}", f"seed must be ≥ 0 and ≤ {2**63 - 1}, got {10**400}", id="a long seed"),
+        ("seed", "1e400", "seed must be a whole number, got '1e400'"),
+        pytest.param("learning_rate", 10**400, f"learning_rate must be a number, got {10**400}", id="a long number"),
         ("seed", True, "seed must be a whole number, got True"),
         ("top_p", "0", "top_p must be > 0 and ≤ 1, got 0.0"),
         ("model", 7, "model must be text, got 7"),
@@ -174,6 +177,11 @@ def test_a_pull_that_is_not_above_zero_is_refused_in_one_line(recipe, key, value
         ("nash_md", "mixture", 1.5, "≥ 0 and ≤ 1"),
         ("drto", "rho", -0.1, "≥ 0"),
         ("cispo", "cap", 0.0, "> 0"),
+        ("reward_model", "margin", float("nan"), "finite"),
+        ("slic", "delta", float("inf"), "finite"),
+        ("xpo", "alpha", float("nan"), "finite"),
+        ("dapo", "overlong_max", float("inf"), "finite"),
+        ("dapo", "overlong_buffer", float("nan"), "finite"),
     ],
 )
 def test_a_keyword_out_of_range_is_named_by_flags_and_in_python(recipe, key, value, bounds, capsys):
@@ -189,6 +197,7 @@ def test_every_range_is_of_a_keyword_and_holds_its_defaults():
     settings = [(n, p.default) for make in RECIPES.values() for n, p in inspect.signature(make).parameters.items()]
     assert set(ranges.KEYWORDS) <= {name for name, _ in settings}
     assert [found for name, value in settings for found in ranges.wrong(name, value)] == []
+    assert ranges.wrong("cg_steps", 10**400) == [] and ranges.wrong("cg_steps", -(10**400))
     assert build("ppo", clip=None).terms and build("simpo", gamma=1.6).terms  # no clip; a margin, not a discount
 
 

@@ -33,7 +33,7 @@ from tokenward.types import Rollout
 
 DROPPING = '''
 from tokenward.objective.recipe import Stream
-from tokenward.recipes import RECIPES, build, idle
+from tokenward.recipes import build
 from dataclasses import replace
 
 

@@ -23,13 +23,14 @@ from tokenward.diagnose.evaluate import evaluate
 from tokenward.diagnose.lens.record import credit
 from tokenward.diagnose.lens.request import Request
 from tokenward.diagnose.lens.rows import read_rows
-from tokenward.errors import InputError
+from tokenward.errors import InputError, RunError
 from tokenward.masking import row_sum
 from tokenward.models.forward import Scorer
 from tokenward.models.roles import Roles
 from tokenward.recipes import build
 from tokenward.runlog import read
-from tokenward.train import loop
+from tokenward.train import loop, opened
+from tokenward.train.assemble import assemble
 from tokenward.types import Batch
 
 NEEDS, LOGP = frozenset({"ref_logp"}), frozenset({"logp"})
@@ -366,11 +367,26 @@ def test_adapters_of_both_models(tmp_path):
     assert first != second
 
 
-def test_a_partners_own_reference_is_used(tmp_path):
+def test_a_partners_own_reference_is_used(tmp_path, capsys):
     tiny.saved(tmp_path / "third", seed=9)
-    loop.run(two_models.config(tmp_path, partner_ref=str(tmp_path / "third")), "dpo", show="nothing")
+    loop.run(two_models.config(tmp_path, partner_ref=str(tmp_path / "third")), "dpo", show="lines")
     (event, *_) = read(tmp_path / "run" / "events.jsonl")
     assert abs(event["rewards/margins"]) > 1e-3, "at the start the partner is not its reference"
+    said = capsys.readouterr()
+    assert "reference (model): largest" in said.out + said.err and "third: largest" in said.out + said.err
+
+
+def test_beside_a_foreign_reference_the_partners_own_is_still_checked(tmp_path, monkeypatch):
+    def other(settings, runtime):
+        run = assemble(settings, runtime)
+        with torch.no_grad():
+            run.roles.partner.reference.lm_head.weight[5] += 0.1
+        return run
+
+    monkeypatch.setattr(opened, "assemble", other)
+    tiny.saved(tmp_path / "third", seed=9)
+    with pytest.raises(RunError, match=r"at the start the partner differs from its reference \(model\) by"):
+        loop.run(two_models.config(tmp_path, updates=1, ref=str(tmp_path / "third")), "dpo", show="nothing")
 
 
 @pytest.mark.parametrize(

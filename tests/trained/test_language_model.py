@@ -20,7 +20,7 @@ from tokenward.models.load import scorer
 from tokenward.runlog import read
 from tokenward.stages import Stages, build_world
 from tokenward.studies import study as studies
-from tokenward.trained.directory import begin, text
+from tokenward.trained.directory import MARK, begin, text
 from tokenward.trained.language_model import data as data_of_study
 from tokenward.trained.language_model import measure as measure_of_study
 from tokenward.trained.language_model import story as story
@@ -188,6 +188,13 @@ def test_an_interval_needs_two_prompts():
         association.scatter([[1.0, 2.0]], clusters=["a", "a"])
 
 
+def test_draws_that_tell_nothing_are_left_out_of_an_interval():
+    """A draw without cluster b has a column that stands still, and no correlation."""
+    parts = association.scatter([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 2.0]], clusters=["a", "a", "b", "b"])
+    found = association.interval(parts, association.correlation(0, 1), draws=50)
+    assert found.low <= found.value <= found.high
+
+
 # --- pairs ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +247,13 @@ def test_work_that_is_done_is_not_done_again(tmp_path):
     assert calls == [1]
 
 
+def test_numbers_that_json_lacks_come_back_as_numbers(tmp_path):
+    stages = Stages(tmp_path, 0, 1.0)
+    for _ in range(2):
+        found = stages.once("x", lambda: {"se": math.nan, "ends": [-math.inf, 1.0], "deep": [{"high": math.inf}]})
+        assert math.isnan(found["se"]) and found["ends"] == [-math.inf, 1.0] and found["deep"] == [{"high": math.inf}]
+
+
 def test_a_run_that_was_killed_goes_on_and_a_finished_one_is_left(tmp_path, monkeypatch, capsys):
     from tokenward.train import loop
 
@@ -278,6 +292,34 @@ def test_a_directory_of_other_settings_or_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "b" / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="did not make: give another --out"):
         begin(tmp_path / "b", name="mine", seed=0, scale=1.0, plan=Plan())
+
+
+def test_a_directory_that_was_being_begun_when_the_command_was_killed_is_begun_again(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tokenward.trained.directory.write_json", killed)
+        begin(tmp_path / "a", name="mine", seed=0, scale=1.0, plan=Plan())
+    (tmp_path / "a" / f".{MARK}.7.tmp").write_text("{")  # the mark's draft
+    for _ in range(2):
+        out = begin(tmp_path / "a", name="mine", seed=0, scale=1.0, plan=Plan())
+        assert (out / "runs" / "data").is_dir() and (out / MARK).is_file()
+        (out / "runs" / "data").rmdir()
+
+
+@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"study": "x", "seed": 0, "scale": "one"}'])
+def test_a_mark_that_no_study_wrote_is_one_line(tmp_path, mark):
+    (tmp_path / MARK).write_text(mark)
+    with pytest.raises(InputError, match="was written by no study: give another --out"):
+        begin(tmp_path, name="mine", seed=0, scale=1.0, plan=Plan())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_training_refuses_is_refused_before_anything_is_written(tmp_path, seed):
+    with pytest.raises(InputError, match="seed must be ≥ 0"):
+        begin(tmp_path / "a", name="mine", seed=seed, scale=1.0, plan=Plan())
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("scale", [0.0, 11.0, math.nan])

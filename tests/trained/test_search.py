@@ -16,6 +16,7 @@ from tokenward.search.best_of_n import best_of_n
 from tokenward.studies.beam_width import beam_width
 from tokenward.studies.study import read
 from tokenward.trained.search import measure
+from tokenward.trained.search import plan as search_plan
 from tokenward.trained.search.plan import Plan
 from tokenward.trained.search.story import study
 from tokenward.trained.search.words import gap, told
@@ -47,6 +48,16 @@ def test_the_words_follow_the_numbers():
     falls = told(made({"1": 1.0, "5": 0.5, "20": 0.0}))
     assert "(rise not found, fall found)" in falls.notes[0] and not falls.failed
     assert "(rise not found, fall not found)" in told(made({"1": 0.0, "5": 0.0, "20": 0.0})).notes[0]
+    close = made({"1": 0.0, "5": 0.0, "20": 0.0})
+    noise = [-1.0, -0.1, -1.0, 0.0, -0.5, 0.4]
+    for beta in (0.1, 0.3, 1.0):
+        curve = {width: {**one} for width, one in close["beams"]["dpo-0.3 sum"].items()}
+        curve["20"]["reward"] = [a + b for a, b in zip(curve["1"]["reward"], noise, strict=True)]
+        close["beams"][f"dpo-{beta} sum"] = curve
+    fall = told(close).claims[1]
+    assert not fall.holds and "98.3%" in fall.check, "sure at 95 % of one β, not as the surest of three"
+    del close["beams"]["dpo-0.1 sum"], close["beams"]["dpo-1.0 sum"]
+    assert told(close).claims[1].holds
     over = made({"1": 1.0, "5": 0.5, "20": 0.0})
     over["strategies"]["PPO, greedy"]["read"] = 700.0
     assert [claim.holds for claim in told(over).claims] == [True, True, True, False]
@@ -71,8 +82,11 @@ def test_tokens_that_the_reward_model_reads_are_counted():
 def test_a_plan_needs_its_own_beta_and_width_one():
     with pytest.raises(InputError, match=r"beta 0\.7 must be one of"):
         Plan(beta=0.7)
-    with pytest.raises(InputError, match="widths are compared with width 1"):
-        Plan(widths=(2, 5))
+    for widths in ((2, 5), (1, 2), ()):
+        with pytest.raises(InputError, match="widths are compared with width 1"):
+            Plan(widths=widths)
+    with pytest.raises(InputError, match="held_prompts = 70"):
+        Plan(held_prompts=70)
 
 
 def test_the_exact_study_takes_a_world_and_says_of_it_what_theory_says(monkeypatch):
@@ -86,7 +100,8 @@ def test_the_exact_study_takes_a_world_and_says_of_it_what_theory_says(monkeypat
 
 @pytest.mark.slow
 def test_the_whole_study_at_a_tiny_scale_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(measure, "PILOT", 2)
+    for module in (measure, search_plan):
+        monkeypatch.setattr(module, "PILOT", 2)
     monkeypatch.setattr(measure, "SETTINGS", (1, 2, 4))
     plan = Plan(
         train_prompts=60, held_prompts=8, pair_prompts=16, pair_samples=4, betas=(0.3,), width_prompts=2,

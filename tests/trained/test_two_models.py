@@ -103,6 +103,8 @@ def test_marks_say_whose_error_it_is():
     review = dict(zip(world.words_of("the lamp is blue . my sofa came"), row.wrong[5:12], strict=False))
     assert review["blue"] == "inherited" and review["sofa"] == "wrong copy" and review["lamp"] == ""
     assert "repeat" in row.wrong
+    lucky = marked(run_row("blue lamp late bad", "the lamp is red ."))
+    assert lucky.wrong is not None and lucky.wrong[-3] == "wrong copy", "right by luck, and not what its note says"
     assert marked(run_row("no note at all", "it was late .")).wrong is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenward.cli.words import call
-from tokenward.errors import InputError
+from tokenward.errors import InputError, RunError
 from tokenward.train.flags import keywords_help, read_words
 
 USAGE = """\
@@ -45,8 +45,14 @@ def _reference(flags: dict[str, str]) -> int:
     if "out" not in flags:
         raise InputError("diagnose --model needs out: give --out DIR")
     folder = Path(flags.pop("out"))
+    new = not folder.exists()
     claim(folder, own=("reference.json", "reference.html"), by="diagnose --model")
-    found = call(diagnose_files, [f"--{key}={value}" for key, value in flags.items()], of="diagnose")
+    try:
+        found = call(diagnose_files, [f"--{key}={value}" for key, value in flags.items()], of="diagnose")
+    except (InputError, RunError):
+        if new:
+            folder.rmdir()  # what was refused leaves nothing behind
+        raise
     print("\n".join(found.lines()))
     print(f"numbers: {write_report(found, folder)}\npage: {write_reference_page(found, folder)}")
     return 0

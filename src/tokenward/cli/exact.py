@@ -25,15 +25,16 @@ Solves each recipe exactly on a finite world and compares with the closed form. 
 --rate: how fast gradient descent comes to rest there, predicted and measured, and what sets it. Step: 1/λ_max, half
 the largest stable one, unless it is given; proximal recipes are counted in exact steps, eta = 1/(2 tau).
 """
-STUDY_USAGE = """\
+STUDY_USAGE = f"""\
 tokenward study NAME… | --all [--out DIR] [--world FILE.json]    (DIR: runs/studies)
-tokenward study language-model | ask-then-answer | calculator | credit | reference-runs
+tokenward study {" | ".join(TRAINED)}
                 [--out DIR] [--seed S] [--scale X]
 
 Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
-claim does not hold. Of your world `shift`, `rate`, `connection` and `data-design` take tokens, prompts, references,
-rewards and τ: pairs, labels and samplers are their own subject. --all: the exact studies. Those of the second line
-train small models for minutes, and are named one by one; the same command goes on where it was interrupted.
+claim does not hold. Of your world `shift`, `rate`, `connection`, `data-design`, `frontier`, `reference` and
+`credit-lab` take tokens, prompts, references, rewards and τ: pairs, labels and samplers are their own. `frontier`,
+`reference` and `beam-width` claim of it only what theory says of every world. --all: the exact studies. Those of the
+second line train small models for minutes, and are named one by one; the same command goes on where it was interrupted.
 
 """
 
@@ -95,6 +96,9 @@ def study(words: list[str]) -> int:
         return 0
     if len(alone) == 1 and alone[0] in TRAINED:
         return trained(alone[0], flags)
+    training = [name for name in alone if name in TRAINED]
+    if training:
+        raise InputError(f"study {training[0]} trains models: name it alone")
     only(flags, ("all", "out", "world"), of="study")
     names = list(STUDIES) if "all" in flags else alone
     if not names or ("all" in flags and alone):

@@ -62,7 +62,7 @@ def _recipe(flags: dict[str, Any]) -> tuple[Recipe | None, float | None]:
     own = inspect.signature(make).parameters
     given = {key: flags[key] if key == "beta" else flags.pop(key) for key in list(flags) if key in own}
     run = trained(flags["model"]) if "model" in flags else None
-    before = run.keywords if run is not None and run.recipe == name else {}
-    keywords = {**before, **arguments(make, given, of=name)}
+    before = run.settings if run is not None and run.recipe == name else {}
+    keywords = arguments(make, {**{key: before[key] for key in own if key in before}, **given}, of=name)
     recipe = build(name, **keywords)
     return recipe, pull_of(recipe, make, keywords)

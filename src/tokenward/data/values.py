@@ -32,11 +32,18 @@ def number(columns: dict[str, Any], name: str, *, least: float = -math.inf, most
     value = columns.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         raise BadRow("wrong type", f"{name} must be a finite number, got {shown(value)}")
     if not least <= value <= most:
         raise BadRow("wrong type", f"{name} must be in [{least:g}, {most:g}], got {value:g}")
     return float(value)
+
+
+def _finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of JSON that no float holds
+        return False
 
 
 def shown(value: Any) -> str:

@@ -74,34 +74,30 @@ def evaluate(
     Pairs need `ref`, and a reward model none; prompts need `ref` for the KL and `reward` for the reward. What would
     not be read raises InputError.
     """
-    tokenizer = load.tokenizer(model)
-    scores = load.is_reward_model(model)
+    tokenizer, scores = load.tokenizer(model), load.is_reward_model(model)
     if scores and ref is not None:
         raise InputError(f"{model} is a reward model: pairs are judged by its score alone; leave out --ref")
     if ref is not None:
         same_tokens(ref, tokenizer, what="--ref", remedy=SAME_BASE)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
     policy = (load.reward_model if scores else load.policy)(model, dtype=dtype, device=device)
-    context = max_tokens or policy.context
-    found = dataset.survey(data, tokenizer=tokenizer, asked_by="eval", split=split, limits=Limits(max_tokens=context))
-    reference = None if ref is None else load.policy(ref, dtype=dtype, device=device)
-    pad = found.encoder.pad
+    limits = Limits(max_tokens=max_tokens or policy.context)
+    found = dataset.survey(data, tokenizer=tokenizer, asked_by="eval", split=split, limits=limits)
     pairs = [example for example in found.examples if isinstance(example, Pair)]
     prompts = [example for example in found.examples if isinstance(example, Prompt)]
-    if pairs:
-        if reference is None and not scores:
-            raise InputError(
-                f"{data} holds pairs: the implicit reward of {model} compares with a reference; give --ref"
-            )
-        if reward is not None:
-            raise InputError(f"{data} holds pairs, and --reward is of texts that the model writes; leave it out")
-        return preferences(pairs, model=policy, reference=reference, beta=beta, pad_id=pad)
-    if not prompts:
+    if pairs and ref is None and not scores:
+        raise InputError(f"{data} holds pairs: the implicit reward of {model} compares with a reference; give --ref")
+    if pairs and reward is not None:
+        raise InputError(f"{data} holds pairs, and --reward is of texts that the model writes; leave it out")
+    if not pairs and not prompts:
         steps = any(isinstance(example, StepPair) for example in found.examples)
         what = "runs of a pipeline" if steps else found.schema.kind
         raise InputError(f"{data} holds {what}; eval reads pairs, or prompts that the model answers")
-    if scores:
+    if scores and not pairs:
         raise InputError(f"{model} is a reward model and writes no texts: give --data with pairs")
+    reference, pad = None if ref is None else load.policy(ref, dtype=dtype, device=device), found.encoder.pad
+    if pairs:
+        return preferences(pairs, model=policy, reference=reference, beta=beta, pad_id=pad)
     ends, law = load.end_ids(policy, tokenizer), Law(temperature=temperature)
     sampler = GenerateSampler(policy, end_ids=ends, pad_id=pad, max_new_tokens=max_new_tokens, law=law, seed=seed)
     rollouts = sample(sampler, prompts, samples=samples, reward=judge)

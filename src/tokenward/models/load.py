@@ -68,7 +68,7 @@ def policy(
     """
     if lora_rank < 0:
         raise InputError(f"--lora-rank must be 0 (train all weights) or more, got {lora_rank}")
-    storage, compute = _dtype(dtype)
+    storage, compute = _place(dtype, device)
     if lora_rank and compute is not None:
         storage = compute
     model = _causal_lm(path, storage).to(device)
@@ -83,7 +83,7 @@ def critic(path: str, *, dtype: str = "float32", device: str = "cpu") -> Scorer:
     """A value model on its own trunk: a reward model's head if `path` is one, else a head of zeros."""
     if is_reward_model(path):
         return reward_model(path, dtype=dtype, device=device).requires_grad_(True)
-    storage, compute = _dtype(dtype)
+    storage, compute = _place(dtype, device)
     model = _causal_lm(path, storage).to(device)
     return Scorer(model.base_model, None, _zero_head(model.config, storage, device), compute=compute)
 
@@ -97,7 +97,7 @@ def reward_model(path: str, *, dtype: str = "float32", device: str = "cpu") -> S
         )
     if config.num_labels != 1:
         raise InputError(f"{path} gives {config.num_labels} labels; a reward model gives 1")
-    storage, compute = _dtype(dtype)
+    storage, compute = _place(dtype, device)
     with _reading(path, "reward model"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             located(path), use_safetensors=True, trust_remote_code=False, dtype=storage, output_loading_info=True
@@ -157,6 +157,12 @@ def end_ids(model: Scorer, tok: PreTrainedTokenizerBase) -> tuple[int, ...]:
     found = getattr(settings, "eos_token_id", None)
     more = [] if found is None else [found] if isinstance(found, int) else list(found)
     return tuple(sorted({int(i) for i in [*more, tok.eos_token_id] if i is not None}))
+
+
+def refuse_missing_gpu(device: str) -> None:
+    """One line where a GPU is asked for and torch has none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device = {device}, but torch sees no GPU here: leave it out or give --device cpu")
 
 
 def is_reward_model(path: str) -> bool:
@@ -252,10 +258,11 @@ def _architecture(config: Any) -> str:
     return str((getattr(config, "architectures", None) or ["unknown"])[0])
 
 
-def _dtype(name: str) -> tuple[torch.dtype, torch.dtype | None]:
-    if name not in DTYPES:
-        raise InputError(f"unknown dtype {name!r}.{nearest(name, DTYPES)}")
-    return DTYPES[name]
+def _place(dtype: str, device: str) -> tuple[torch.dtype, torch.dtype | None]:
+    refuse_missing_gpu(device)
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}.{nearest(dtype, DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _zero_head(config: Any, storage: torch.dtype, device: str) -> nn.Linear:

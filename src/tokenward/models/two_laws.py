@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -56,14 +57,15 @@ def two_laws(
         token = part.tokens[row, column]
         size = max(1, policy.chunk_floats // max(1, policy.vocabulary))
         with policy.autocast():
-            states = policy.hidden(part)[row, column - 1].split(size)
-            ours = (policy.logits(piece) for piece in states)
-            with adapters_off(policy) if reference is policy else nullcontext(), reference.autocast():
-                theirs = reference.hidden(part)[row, column - 1].split(size)
-            values = [
-                _compare(law / temperature, _head(reference, policy, state) / temperature, own)
-                for law, state, own in zip(ours, theirs, token.split(size), strict=True)
-            ]
+            ours = policy.hidden(part)[row, column - 1].split(size)
+        with _as_reference(reference, of=policy):
+            theirs = reference.hidden(part)[row, column - 1].split(size)
+        values = []
+        for mine, other, own in zip(ours, theirs, token.split(size), strict=True):
+            with policy.autocast():
+                law = policy.logits(mine) / temperature
+            with _as_reference(reference, of=policy):
+                values.append(_compare(law, reference.logits(other) / temperature, own))
         if values:
             found[:, rows.cpu()[row.cpu()], column.cpu()] = torch.cat(values, dim=1).double().cpu()
     return TwoLaws(*found)
@@ -83,9 +85,11 @@ def _on(device: torch.device, batch: Batch) -> Batch:
     return replace(batch, **there)
 
 
-def _head(reference: Scorer, policy: Scorer, states: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
-    with adapters_off(policy) if reference is policy else nullcontext(), reference.autocast():
-        return reference.logits(states)
+@contextmanager
+def _as_reference(reference: Scorer, *, of: Scorer) -> Iterator[None]:
+    """In the reference's own precision; a policy that is its own reference goes without its adapters."""
+    with adapters_off(of) if reference is of else nullcontext(), reference.autocast():
+        yield
 
 
 def _compare(

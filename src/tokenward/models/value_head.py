@@ -41,7 +41,7 @@ def load_value_head(scorer: Scorer, path: Path) -> Scorer:
 
 def value_source(path: str) -> tuple[str, Path | None]:
     """Where the values of a directory lie: a critic's model; or a policy's, and the file of the head on its trunk."""
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if (folder / FILE).is_file():
         return str(folder / "model"), folder / FILE
     own = str(folder / "critic") if (folder / "critic" / "config.json").is_file() else path

@@ -146,6 +146,8 @@ class ChiSquareBound:
             return Worst(nominal, nominal @ loss)
         apart = loss - nominal @ loss
         deviation = (nominal @ apart**2).sqrt()
+        if not bool(deviation > 0):  # the nominal law sees one loss alone
+            return Worst(nominal, nominal @ loss)
         q = nominal * (1 + (2 * self.radius) ** 0.5 / deviation * apart)
         return Worst(q, q @ loss)
 

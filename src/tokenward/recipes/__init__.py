@@ -6,8 +6,10 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from types import SimpleNamespace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenward import ranges
 from tokenward.errors import InputError, nearest
@@ -72,9 +74,21 @@ def idle(name: str, settings: Mapping[str, Setting]) -> list[str]:
     ]
 
 
+def hints(make: Callable[..., object]) -> dict[str, Any]:
+    """The types of a recipe's keywords; a name that stands in a file for type checkers alone has none."""
+    scope = getattr(inspect.unwrap(make), "__globals__", {})
+    found: dict[str, Any] = {}
+    for name, keyword in inspect.signature(make).parameters.items():
+        if keyword.annotation is not keyword.empty:
+            with suppress(NameError, AttributeError):
+                alone: Any = SimpleNamespace(__annotations__={name: keyword.annotation})
+                found |= get_type_hints(alone, scope)
+    return found
+
+
 def _choice(make: Callable[..., Recipe], key: str, value: Setting) -> list[str]:
     """One line where a keyword of named choices is given another value."""
-    kind = get_type_hints(make).get(key)
+    kind = hints(make).get(key)
     if get_origin(kind) is not Literal or value in get_args(kind):
         return []
     return [

@@ -56,7 +56,8 @@ def overoptimization(found: Health) -> Figure:
             grid = [max(at) * (i + 1) / 60 for i in range(60)]
             series.append(Series(f"{label}, fitted", grid, [curve.at(x) for x in grid]))
     best = found.best
-    caption = "Gain over the start on held-out prompts; bars are ± 2 standard errors."
+    first = "the start" if start.get("update") == 0 else "the first evaluation, which is not of the start,"
+    caption = f"Gain over {first} on held-out prompts; bars are ± 2 standard errors."
     if found.fits:
         caption += " Fit: d·(α − β·log d), d = √KL."
     if best is not None and "kl" in best:

@@ -144,15 +144,14 @@ def _text(row: TokenRow, top: float) -> str:
     credit = row.values.get("credit", (None,) * len(row.tokens))
     spans = []
     for token, value, kind in zip(row.tokens, credit, wrong, strict=True):
-        if value is None:
-            spans.append(f"<span>{escape(token)}</span>")
-            continue
-        color = "0 114 178" if value > 0 else "213 94 0"
-        share = 0.75 * min(1.0, abs(value) / top)
-        title = f"{value:+.4f}" + (f" · {kind}" if kind else "")
-        mark = ' class="wrong"' if kind else ""
-        style = f"background:rgb({color} / {share:.3f})"
-        spans.append(f'<span{mark} style="{style}" title="{escape(title)}">{escape(token)}</span>')
+        told = [kind] if kind else []
+        look = ' class="wrong"' if kind else ""
+        if value is not None:
+            color = "0 114 178" if value > 0 else "213 94 0"
+            look += f' style="background:rgb({color} / {0.75 * min(1.0, abs(value) / top):.3f})"'
+            told.insert(0, f"{value:+.4f}")
+        title = f' title="{escape(" · ".join(told))}"' if told else ""
+        spans.append(f"<span{look}{title}>{escape(token)}</span>")
     text = f'<div class="tokens">{"".join(spans)}</div>'
     return f'<div class="text"><div class="prompt">{escape(row.prompt)}</div>{text}</div>'
 

@@ -51,7 +51,8 @@ def write_reference_page(found: ReferenceReport, folder: Path) -> Path:
     path = folder / "reference.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, reference_page(found))
+        # Half characters (of a file's name that is no UTF-8) become question marks.
+        write_text(path, reference_page(found).encode(errors="replace").decode())
     except OSError as error:
         raise InputError(f"out = {folder} cannot be written: {error.strerror}") from error
     return path

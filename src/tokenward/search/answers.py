@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal, final
 from tokenward.data import dataset
 from tokenward.data.sentences import sentence_ends as find_ends
 from tokenward.data.tokenize import Limits, Prompt
+from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.models.value_head import value_model, value_source
@@ -23,7 +25,7 @@ from tokenward.search.combined import Both, Combined
 from tokenward.search.language import LanguageProblem, rollout
 from tokenward.search.mcts import Backup
 from tokenward.search.moves import Spanned
-from tokenward.search.problem import Path, Problem
+from tokenward.search.problem import Path, Problem, own_seed
 from tokenward.search.strategies import Asked, Rank, Strategy, search_of
 from tokenward.search.telling import Show, Telling
 from tokenward.search.vote import by_answer
@@ -40,7 +42,7 @@ def answers(
     answer: str | None = None, length: Length | None = None, places: Places | None = None,
     simulations: int | None = None, c_puct: float | None = None, backup: Backup | None = None,
     leaves: int | None = None, moves: Literal["token", "sentence"] | None = None, spans: int | None = None,
-    sentence_ends: str = ".!?", take: str | None = None, eta: float | None = None, branch: int | None = None,
+    sentence_ends: str | None = None, take: str | None = None, eta: float | None = None, branch: int | None = None,
     budget_tokens: int | None = None, budget_seconds: float | None = None, alternatives: int | None = None,
     limit: int | None = None, max_new_tokens: int = 64, temperature: float | None = None, top_k: int | None = None,
     top_p: float | None = None, split: str = "train", seed: int = 0, progress: Show = "auto",
@@ -52,15 +54,16 @@ def answers(
     what best-of-n (absent: reward), vote (count), beam (likelihood), mcts and guided (critic) rank by; implicit is
     β Σ log π/π_ref with --ref and --beta. --proxy, --proxy-ref, --proxy-beta: the law π·(π_proxy/π_proxy_ref)^β instead
     of π. --answer: what a final answer is, for vote (a pattern, or FILE.py:function). mcts: --simulations, --c-puct,
-    --backup, --leaves (read together), --moves (with --spans sentences tried), --take visited or best; guided: --take
-    argmax, sample or rerank, --eta. --branch: tokens to choose among. Budgets are of each prompt. --alternatives: how
-    many of the texts that were compared to write down. docs/search.md has the formulas.
+    --backup, --leaves (read together), --moves (with --spans sentences tried, --sentence-ends, absent: .!?), --take
+    visited or best; guided: --take argmax, sample or rerank, --eta. --branch: tokens to choose among. Budgets are of
+    each prompt. --alternatives: how many of the compared texts to write down. docs/search.md has the formulas.
     """
     asked = Asked(
         strategy, n, by, reward, ref, critic, proxy, proxy_ref, proxy_beta, beta, budget_tokens, budget_seconds, branch,
-        take, answer, length, places, eta, simulations, c_puct, backup, leaves, moves, spans, temperature, top_k, top_p,
-        alternatives,
+        take, answer, length, places, eta, simulations, c_puct, backup, leaves, moves, spans, sentence_ends,
+        temperature, top_k, top_p, alternatives,
     )  # fmt: skip
+    _at_least_one(limit=limit, max_new_tokens=max_new_tokens, alternatives=alternatives)
     tokenizer = load.tokenizer(model)
     _same_ids(asked, tokenizer)
     judge = load_judge(reward, tokenizer=tokenizer, dtype=dtype, device=device, timeout_s=reward_timeout_s)
@@ -72,9 +75,16 @@ def answers(
         law = Law(temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p)
         yield from bench.sampled(texts, law, n=1 if n is None else n, seed=seed)
         return
-    ends = find_ends(data.encoder, characters=sentence_ends) if moves == "sentence" else frozenset()
+    marks = ".!?" if sentence_ends is None else sentence_ends
+    ends = find_ends(data.encoder, characters=marks) if moves == "sentence" else frozenset()
     problem = bench.problem(asked, dtype=dtype, device=device)
     yield from bench.searched(asked, problem, texts, seed=seed, ends=ends, show=progress)
+
+
+def _at_least_one(**flags: int | None) -> None:
+    for name, value in flags.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
 
 
 def _same_ids(asked: Asked, tokenizer: Any) -> None:
@@ -87,9 +97,20 @@ def _same_ids(asked: Asked, tokenizer: Any) -> None:
 
 
 def _survey(file: str, tokenizer: Any, *, split: str, context: int | None, room: int) -> Any:
-    """The prompts of a file, each with room for its text."""
+    """The prompts of a file, each with room for its text; rows that were dropped or changed are told on stderr."""
+    if context is not None and room >= context:
+        raise InputError(f"--max-new-tokens {room} leaves no room for a prompt in the model's context of {context}")
     limits = Limits(context, None if context is None else context - room)
-    return dataset.survey(file, tokenizer=tokenizer, kind="prompts", asked_by="sample", split=split, limits=limits)
+    found = dataset.survey(file, tokenizer=tokenizer, kind="prompts", asked_by="sample", split=split, limits=limits)
+    tally = found.tally
+    tally.refuse(max_dropped=1.0)
+    if dropped := tally.summary():
+        print(dropped, file=sys.stderr)
+    for change, count in tally.changed.items():
+        more = f" to its last {limits.max_prompt_tokens} tokens (the record shows it whole)"
+        what = change + more if change == "prompt cut" else change
+        print(f"{count} of {tally.rows} rows: {what}; first: {tally.first[change][0]}", file=sys.stderr)
+    return found
 
 
 @final
@@ -125,7 +146,8 @@ class _Bench:
         known: dict[str, Any] = {
             "end_ids": self.end_ids, "pad_id": self.pad_id, "max_new_tokens": self.max_new_tokens
         }  # fmt: skip
-        narrow = asked.strategy in ("mcts", "guided") or (asked.strategy == "beam" and asked.rank == "implicit")
+        narrow = asked.strategy == "guided" or (asked.strategy == "beam" and asked.rank == "implicit")
+        narrow |= asked.strategy == "mcts" and asked.moves != "sentence"  # sentences are drawn from the whole law
         branch = asked.branch if asked.branch is not None else BRANCH if narrow else None
         critic = None if asked.critic is None else value_model(asked.critic, dtype=dtype, device=device)
         reference = None if asked.ref is None else load.policy(asked.ref, dtype=dtype, device=device)
@@ -140,13 +162,12 @@ class _Bench:
         self, asked: Asked, problem: Problem[Any, Any], prompts: list[Prompt], *, seed: int, ends: frozenset[int],
         show: Show,
     ) -> Iterator[Record]:  # fmt: skip
-        """Prompt by prompt: texts appear as they are found."""
+        """Prompt by prompt, each with a seed of its own: texts appear as they are found."""
         telling = Telling(total=len(prompts), show=show)
         extract = None if asked.answer is None else by_answer(asked.answer, self.text)
-        search = search_of(asked, problem, seed=seed, extract=extract, ends=ends, tell=telling)
         for prompt in prompts:
-            start = time.monotonic()
-            answer = search([prompt])
+            start, own = time.monotonic(), own_seed(seed, prompt.id)
+            answer = search_of(asked, problem, seed=own, extract=extract, ends=ends, tell=telling)([prompt])
             telling.prompt(forwarded=answer.forwarded)
             (best,) = answer.found
             path = in_tokens(best.path)

@@ -12,9 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
-from tokenward.search.problem import Moves, Problem, double, with_reference
-
-NEVER = -float("inf")
+from tokenward.search.problem import NEVER, Moves, Problem, double, with_reference
 
 
 @final

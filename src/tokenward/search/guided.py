@@ -12,11 +12,21 @@ from torch import Tensor
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
 from tokenward.search.leaves import Ends, critic_values
-from tokenward.search.problem import Answer, Moves, Path, Problem, double, ranked, scale, with_reference
+from tokenward.search.problem import (
+    NEVER,
+    Answer,
+    Moves,
+    Path,
+    Problem,
+    double,
+    offered,
+    ranked,
+    scale,
+    with_reference,
+)
 
 By = Literal["critic", "implicit"]
 Take = Literal["sample", "argmax", "rerank"]
-NEVER = -float("inf")
 
 
 def guided(
@@ -51,7 +61,7 @@ def guided(
     opened: Moves | None = None  # of the live paths' states, where the last step has read them
     while live := [i for i, path in enumerate(paths) if not problem.terminal(path.state)]:
         if opened is None:
-            opened = problem.expand([paths[i].state for i in live])
+            opened = offered(problem.expand([paths[i].state for i in live]), by=by)
             meter.read(opened.forwarded)
         longer, moves = _children(problem, [paths[i] for i in live], opened, top=top)
         if meter.spent:

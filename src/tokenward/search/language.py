@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError
 from tokenward.models.forward import Scorer
+from tokenward.models.two_laws import same_vocabulary
 from tokenward.rollout.rewards import Reward
 from tokenward.search.problem import Moves
 from tokenward.types import Rollout
@@ -72,11 +73,19 @@ class LanguageProblem:
                 raise InputError(f"{name} must be 1 or more, got {value}")
         if critic is not None and critic.value_head is None:
             raise InputError("the critic has no value head; give one that PPO wrote, or a reward model")
+        if reference is not None:
+            same_vocabulary(policy, reference)
+        if critic is not None and critic.vocabulary < policy.vocabulary:
+            raise InputError(
+                f"the policy writes {policy.vocabulary} tokens and the critic reads {critic.vocabulary}: give one that "
+                "was trained from the same base"
+            )
         others = (reference, None if critic is policy or critic is reference else critic)  # each is read once
         self.models = (policy, *(model for model in others if model is not None))
         self.reference, self._judge = reference, None if critic is None else self.models.index(critic)
         self.end_ids, self.pad_id, self.max_new_tokens = frozenset(end_ids), pad_id, max_new_tokens
         self.reward, self.branch, self.rows = reward, branch, rows
+        self.context = min((m.context for m in self.models if m.context is not None), default=None)
         self._remembers = all(_plain_cache(model) for model in self.models)
         self._after: WeakKeyDictionary[Text, tuple[tuple[Past, ...], int]] = WeakKeyDictionary()  # children start there
 
@@ -84,11 +93,10 @@ class LanguageProblem:
         """The empty response."""
         if not prompt.tokens:
             raise InputError(f"prompt {prompt.id} has no tokens: a search needs at least a begin token")
-        limit = self.models[0].context
-        if limit is not None and len(prompt.tokens) + self.max_new_tokens > limit:
+        if self.context is not None and len(prompt.tokens) + self.max_new_tokens > self.context:
             raise InputError(
                 f"prompt {prompt.id} has {len(prompt.tokens)} tokens; with --max-new-tokens {self.max_new_tokens} "
-                f"that is beyond the model's context of {limit}"
+                f"that is beyond the context of {self.context} tokens, the shortest of the models"
             )
         return Text(prompt)
 

@@ -10,7 +10,7 @@ from tokenward.errors import InputError
 from tokenward.search.best_of_n import sample
 from tokenward.search.budget import Meter
 from tokenward.search.moves import Spans, onward
-from tokenward.search.problem import Moves, Path, Problem, scale
+from tokenward.search.problem import Moves, Path, Problem, own_seed, scale
 
 Values = Literal["critic", "implicit", "rollout"]
 Ends = Literal["score", "critic"]
@@ -33,8 +33,9 @@ class Leaf:
     `values` of unfinished texts: "critic" V(s), what the text is expected to score in the end, less what its KL will
     cost if the critic was trained with one · "implicit" β Σ_{t<|s|} log π/π_ref = V*(s) − V*(s₀) where π is optimal
     and the reward comes at the end (Rafailov et al. 2024, Eq. 10 summed) · "rollout" the score of one text that the
-    policy writes on from there. `ends`, of finished texts (not read under "implicit", which goes on to the last token):
-    "score" the problem's reward, "critic" V of the state before the last token. Values are in reward units.
+    policy writes on from there, with the tokens that the problem offers. `ends`, of finished texts (not read under
+    "implicit", which goes on to the last token): "score" the problem's reward, "critic" V of the state before the last
+    token. Values are in reward units.
     """
 
     values: Values
@@ -78,7 +79,7 @@ def worth(
     else:
         how.drawn += 1
         states = [node.path.state for node in going]
-        given, forwarded = rollout_values(problem, states, seed=how.seed * 1_000_003 + how.drawn)
+        given, forwarded = rollout_values(problem, states, seed=own_seed(how.seed, "rollouts", how.drawn))
         meter.read(forwarded)
     for node, value in zip(going, given, strict=True):
         node.value = value

@@ -14,6 +14,7 @@ move not yet tried has the value of its state. A leaf that waits to be read coun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
 from tokenward.search.leaves import Ends, Leaf, Values, worth
-from tokenward.search.problem import Answer, Found, Moves, Path, Problem, double
+from tokenward.search.problem import Answer, Found, Moves, Path, Problem, double, offered
 
 Take = Literal["visited", "best"]
 Backup = Literal["mean", "max"]
@@ -166,9 +167,10 @@ def tree_search(
     the most visited moves, or the best finished text met on the way. `compared` holds every finished text met.
     Deterministic given `seed`, which decides rollouts alone, unless the budget has seconds.
     """
-    if simulations < 1 or leaves < 1 or not c >= 0:
+    if simulations < 1 or leaves < 1 or not (math.isfinite(c) and c >= 0):
         raise InputError(
-            f"mcts needs simulations and leaves of 1 or more and c of 0 or more, got {simulations}, {leaves} and {c}"
+            "mcts needs simulations and leaves of 1 or more and a finite c of 0 or more, "
+            f"got {simulations}, {leaves} and {c}"
         )
     meter = Meter(budget or Budget(), tell)
     trees = [Tree(problem, prompt, c=c, backup=backup) for prompt in prompts]
@@ -177,7 +179,7 @@ def tree_search(
         while not meter.spent and (growing := [tree for tree in active if tree.wants(simulations) > 0]):
             _simulate(problem, growing, how, meter, most=leaves, simulations=simulations)
         unread = [(tree.here, None) for tree in active if tree.here.logp is None]
-        moves = _open(problem, [node for node, _ in unread], meter)
+        moves = _open(problem, [node for node, _ in unread], how, meter)
         if values != "rollout":  # its values were read with the moves; a rollout would read more
             worth(problem, unread, moves, how, meter)
         for tree in active:
@@ -204,17 +206,17 @@ def _simulate(
             chosen.add(id(leaf))
             batch.append((tree, trail, leaf))
     fresh = [leaf for _, _, leaf in batch if not leaf.ended]
-    moves = _open(problem, fresh, meter)
+    moves = _open(problem, fresh, how, meter)
     worth(problem, [(leaf, trail[-1][0] if trail else None) for _, trail, leaf in batch], moves, how, meter)
     for tree, trail, leaf in batch:
         tree.back_up(trail, leaf)
 
 
-def _open(problem: Problem[Any, Any], nodes: Sequence[Node], meter: Meter) -> Moves | None:
+def _open(problem: Problem[Any, Any], nodes: Sequence[Node], how: Leaf, meter: Meter) -> Moves | None:
     """Read states together."""
     if not nodes:
         return None
-    moves = problem.expand([node.path.state for node in nodes])
+    moves = offered(problem.expand([node.path.state for node in nodes]), by=how.values)
     meter.read(moves.forwarded)
     for row, node in enumerate(nodes):
         node.open(moves, row)

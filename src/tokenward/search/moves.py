@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, final
 from weakref import WeakKeyDictionary
 
 import torch
 
 from tokenward.errors import InputError
-from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import sample
-from tokenward.search.problem import Moves, Path, Problem
-
-Drawn = Literal["sample", "beam"]
+from tokenward.search.problem import Moves, Path, Problem, own_seed
 
 
 @final
@@ -30,27 +27,18 @@ class Spanned:
 class Spans:
     """A problem whose moves are spans of another's: each ends after one of the tokens `ends`, or after `most` tokens.
 
-    A state offers up to `count` different spans of the policy: drawn from it ("sample": duplicates are one, so there
-    may be fewer), or the likeliest that a beam of `count` finds ("beam"). A move's log π and log π_ref are the span's
-    sums. Tokens of Moves are numbers of spans; the text itself, token by token, is a state's `path`. What a state
-    offered is remembered while it lives; asked again, it draws again. `seed` decides what is drawn. The value of a
-    state is the inner problem's.
+    A state offers up to `count` different spans, drawn from the policy as far as the inner problem offers its tokens
+    (duplicates are one, so there may be fewer). A move's log π and log π_ref are the span's sums. Tokens of Moves are
+    numbers of spans; the text itself, token by token, is a state's `path`. What a state offered is remembered while it
+    lives; asked again, it draws again. `seed` decides what is drawn. The value of a state is the inner problem's.
     """
 
     def __init__(
-        self,
-        problem: Problem[Any, Any],
-        *,
-        ends: frozenset[int],
-        count: int = 4,
-        most: int = 32,
-        drawn: Drawn = "sample",
-        seed: int = 0,
+        self, problem: Problem[Any, Any], *, ends: frozenset[int], count: int = 4, most: int = 32, seed: int = 0
     ) -> None:
         if count < 1 or most < 1:
             raise InputError(f"count and most must be 1 or more, got {count} and {most}")
-        self.problem, self.ends, self.count, self.most = problem, ends, count, most
-        self.drawn, self.seed = drawn, seed
+        self.problem, self.ends, self.count, self.most, self.seed = problem, ends, count, most, seed
         self._asked = 0
         self._offered: WeakKeyDictionary[Spanned, list[Path[Any]]] = WeakKeyDictionary()
 
@@ -67,15 +55,11 @@ class Spans:
         """The spans that may follow; all states are written on together."""
         within = _OneSpan(self.problem, self.ends, self.most)
         roots = [state.path.state for state in states]
-        if self.drawn == "beam":
-            answer = beam_search(within, roots, width=self.count, places="refilled", certain=self.count)
-            found, forwarded = [[path for path, _ in one.compared] for one in answer.found], answer.forwarded
-        else:
-            self._asked += 1
-            copies = [root for root in roots for _ in range(self.count)]
-            paths, forwarded = sample(within, copies, n=self.count, seed=self.seed * 1_000_003 + self._asked)
-            found = [paths[i : i + self.count] for i in range(0, len(paths), self.count)]
-        offered = [list({path.tokens: path for path in spans}.values())[: self.count] for spans in found]
+        self._asked += 1
+        copies = [root for root in roots for _ in range(self.count)]
+        paths, forwarded = sample(within, copies, n=self.count, seed=own_seed(self.seed, "spans", self._asked))
+        found = [paths[i : i + self.count] for i in range(0, len(paths), self.count)]
+        offered = [list({path.tokens: path for path in spans}.values()) for spans in found]
         for state, spans in zip(states, offered, strict=True):
             self._offered[state] = spans
         return self._moves(offered, [within.values.get(id(root)) for root in roots], forwarded)

@@ -6,6 +6,7 @@ many states at once. The cost of a search is counted in tokens that models read.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ PromptT = TypeVar("PromptT", contravariant=True)
 State = TypeVar("State")
 T = TypeVar("T")
 By = Literal["likelihood", "implicit"]
+NEVER = -float("inf")  # log-probability of what is never written
 
 
 @final
@@ -79,7 +81,10 @@ class Path(Generic[State]):
         """Σ_t log π ("likelihood"), or β Σ_t log π/π_ref ("implicit": the implicit reward, in reward units)."""
         if by == "likelihood" or not self.tokens:
             return self.logp
-        return beta * (self.logp - with_reference(self.ref_logp))
+        ref = with_reference(self.ref_logp)
+        if ref == NEVER:
+            raise InputError("the reference never writes a text that was drawn: its implicit reward has no value")
+        return beta * (self.logp - ref)
 
 
 @final
@@ -120,6 +125,27 @@ def with_reference(ref_logp: T | None) -> T:
     if ref_logp is None:
         raise InputError("search by implicit reward compares with a reference; give --ref")
     return ref_logp
+
+
+def offered(moves: Moves, *, by: str) -> Moves:
+    """The moves that a search may take: by "implicit", those of them that the reference writes too.
+
+    With π_ref = 0 the ratio has no value: such a move stays out, as it does of a combination of models.
+    """
+    if by != "implicit":
+        return moves
+    logp = moves.logp.masked_fill(with_reference(moves.ref_logp) == NEVER, NEVER)
+    if bool((logp == NEVER).all(-1).any()):
+        raise InputError(
+            "the reference writes none of the moves on offer in some state: they have no implicit reward; raise "
+            "--branch, or give another --ref"
+        )
+    return replace(moves, logp=logp)
+
+
+def own_seed(seed: int, *place: str | int) -> int:
+    """The seed of one stream of random numbers among those that a seed stands for: 32 bits, which torch reads."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *place)).encode()).digest()[:4], "big")
 
 
 def double(x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ READS: dict[str, tuple[str, ...]] = {  # who reads a flag; flags that all read a
     "critic": ("mcts", "guided"), "branch": ("beam", "mcts", "guided"), "take": ("mcts", "guided"),
     "answer": ("vote",), "length": ("beam",), "places": ("beam",), "eta": ("guided",),
     "simulations": ("mcts",), "c_puct": ("mcts",), "backup": ("mcts",), "leaves": ("mcts",),
-    "moves": ("mcts",), "spans": ("mcts",),
+    "moves": ("mcts",), "spans": ("mcts",), "sentence_ends": ("mcts",),
     "temperature": ("sample",), "top_k": ("sample",), "top_p": ("sample",),
 }  # fmt: skip
 RANKS: dict[str, tuple[Rank, ...]] = {  # what each may rank by, the first unless another is given
@@ -74,6 +74,7 @@ class Asked:
     leaves: int | None = None
     moves: Literal["token", "sentence"] | None = None
     spans: int | None = None
+    sentence_ends: str | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -141,8 +142,10 @@ class Asked:
             wrong.append("vote by implicit reward weighs by π/π_ref, whatever --beta is: leave it out")
         elif self.beta is not None and self.rank != "implicit" and (name, self.rank) != ("vote", "reward"):
             wrong.append(f"--beta scales the implicit reward; {name} by {self.rank} does not read it: leave it out")
-        if self.moves != "sentence" and self.spans is not None:
+        if name == "mcts" and self.moves != "sentence" and self.spans is not None:
             wrong.append("--spans counts the sentences tried at each step: give --moves sentence too")
+        if name == "mcts" and self.moves != "sentence" and self.sentence_ends is not None:
+            wrong.append("--sentence-ends names what ends a sentence that is a move: give --moves sentence too")
         return wrong
 
     @property

@@ -93,6 +93,8 @@ def by_answer(spec: str, text: Callable[[Any], str]) -> Extract:
 def by_pattern(pattern: str, text: Callable[[Any], str]) -> Extract:
     """The last match of a pattern in a state's text: its first group where it has one, spaces at its ends left out.
 
+    An empty one is no answer.
+
     >>> by_pattern(r"= *([0-9]+)", lambda text: text)("2 + 2 = 4, so x = 5")
     '5'
     """
@@ -103,6 +105,6 @@ def by_pattern(pattern: str, text: Callable[[Any], str]) -> Extract:
 
     def extract(state: Any) -> str | None:
         found = list(known.finditer(text(state)))
-        return (found[-1][1] or "" if known.groups else found[-1][0]).strip() if found else None
+        return ((found[-1][1] or "" if known.groups else found[-1][0]).strip() or None) if found else None
 
     return extract

@@ -21,7 +21,7 @@ from tokenward.lab.worlds.tree import Tree, grow
 from tokenward.lab.worlds.world import Labels, Prompt, Samples, World, default_world
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
-from tokenward.studies.worlds import described, population
+from tokenward.studies.worlds import described, labeled
 
 PAPER = "Rafailov et al. 2024, Eq. 10 and §4.2"
 OURS = "derived here"
@@ -34,7 +34,7 @@ STUDENT = 2.36  # 0.975 quantile of Student's t with SEEDS − 1 degrees of free
 
 def credit_lab(world: World | None) -> Study:
     """DPO's token log-ratios against exact advantages, and how well they find the token that decides."""
-    given = population(world or default_world())
+    given = labeled(world or default_world())
     one = deciding(pull=0.0)
     pulled = [(pull, *_exact(deciding(pull=pull))) for pull in PULLS]
     runs = {name: _runs(one, labels) for name, labels in LABELS.items()}
@@ -174,6 +174,7 @@ class Run:
     """What DPO learned from N pairs of one draw: AUC for the deciding token, correlation of its credit with A*."""
 
     number: int
+    seed: int
     area: float
     correlation: float
 
@@ -184,7 +185,7 @@ def _runs(world: World, labels: Labels) -> list[Run]:
     for number in NUMBERS:
         for seed in range(SEEDS):
             table = credit(world, learned(world, labels, number=number, seed=seed))
-            runs.append(Run(number, found(world, table), together(world, table, exact)))
+            runs.append(Run(number, seed, found(world, table), together(world, table, exact)))
     return runs
 
 
@@ -225,9 +226,10 @@ def _finite_claims(runs: dict[str, list[Run]]) -> tuple[Claim, ...]:
 
 
 def _mean(runs: list[Run], number: int | None, what: str) -> tuple[float, float, float]:
-    """Mean over the draws of one number of pairs (None: of all) and the ends of its interval."""
-    values = [float(getattr(run, what)) for run in runs if number in (None, run.number)]
-    middle, reach = fmean(values), STUDENT * stdev(values) / len(values) ** 0.5
+    """Mean over the draws of one number of pairs and the ends of its interval; None: of each seed's mean over all."""
+    some = [run for run in runs if number in (None, run.number)]
+    values = [fmean(float(getattr(run, what)) for run in some if run.seed == seed) for seed in range(SEEDS)]
+    middle, reach = fmean(values), STUDENT * stdev(values) / SEEDS**0.5
     return middle, middle - reach, min(1.0, middle + reach)  # neither number is above 1
 
 

@@ -7,10 +7,10 @@ import torch
 from tokenward.lab.rates.design import Design, designs, measure_design
 from tokenward.lab.rates.finite_sample import Floor, SampleError, descent_floor, sample_error
 from tokenward.lab.rates.rate import rate
-from tokenward.lab.worlds.world import Labels, Listed, World
+from tokenward.lab.worlds.world import Listed, World
 from tokenward.recipes import build
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
-from tokenward.studies.worlds import bandit, described, only_bandit, population, with_prompts
+from tokenward.studies.worlds import bandit, described, labeled, only_bandit, with_prompts
 
 DERIVED = "derived here; that the design of the data drives the rate is stated by Su et al. 2025"
 NUMBERS = (1_000, 2_000, 5_000, 10_000, 20_000)
@@ -19,8 +19,7 @@ BEST, COMPLETE = "optimized", "complete"
 
 def data_design(world: World | None) -> Study:
     """Which comparisons make DPO fast, which make labels worth most, and what N of them leave open."""
-    world = only_bandit(population(world or bandit()), study="data-design")
-    world = with_prompts(world, labels=Labels(), pairs="uniform", sampler="reference")
+    world = only_bandit(labeled(world or bandit()), study="data-design")
     prompt = world.prompts[0]
     found = designs(prompt.reward, ref=prompt.ref, tau=world.tau)
     errors = [sample_error(world, number=number) for number in NUMBERS]

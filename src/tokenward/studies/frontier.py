@@ -19,7 +19,7 @@ from tokenward.lab.worlds.world import World, default_world
 from tokenward.recipes import Setting, build
 from tokenward.studies.gibbs import best_reward, reward_and_kl
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
-from tokenward.studies.worlds import at_tau, described, population
+from tokenward.studies.worlds import at_tau, described, labeled
 
 GRID = (4.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.175, 0.125)
 DRAWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -52,13 +52,15 @@ class _Point:
 
 def frontier(world: World | None) -> Study:
     """Reward and KL where methods come to rest, over τ, against the exact frontier."""
-    world = population(world or default_world())
+    own = world is None
+    world = labeled(world or default_world())
     found = {name: [_at(world, _law(at_tau(world, tau), name), tau) for tau in GRID] for name in METHODS}
     for name, off in ((GOOD, 0.0), (WRONG, 0.5)):
         found[name] = [_at(world, _guided(at_tau(world, tau), off), tau) for tau in GRID]
-    levels = max(len(torch.unique(row)) for row in world.reward)
     found[BEST] = [_at(world, best_of_n_law(world.ref, world.reward, n=n), float(n)) for n in DRAWS]
-    claims = _ceiling_claims(world, found) + _method_claims(world, found) + _draw_claims(found[BEST], levels=levels)
+    claims = (
+        _ceiling_claims(world, found, own=own) + _method_claims(found, own=own) + _draw_claims(found[BEST], own=own)
+    )
     return Study(
         name="frontier",
         title="Who rests on the frontier of reward and KL?",
@@ -99,7 +101,7 @@ def _at(world: World, law: Float[Tensor, "X L"], setting: float) -> _Point:
     return _Point(setting, reward, kl, best_reward(world, kl) - reward)
 
 
-def _ceiling_claims(world: World, found: dict[str, list[_Point]]) -> list[Claim]:
+def _ceiling_claims(world: World, found: dict[str, list[_Point]], *, own: bool) -> list[Claim]:
     every = [point for line in found.values() for point in line]
     first, last = (exact.boltzmann(world.ref, world.reward, tau=tau) for tau in (GRID[0], GRID[-1]))
     ends = [reward_and_kl(world, law) for law in (first, last)]
@@ -128,7 +130,7 @@ def _ceiling_claims(world: World, found: dict[str, list[_Point]]) -> list[Claim]
             max(max(over), max(level)), at_most=ON,
         ),
     ]  # fmt: skip
-    if len(world.prompts) > 1:
+    if own:
         claims.append(
             Claim(
                 "One β serves all prompts: with another β for each, the same KL buys less.", DERIVED,
@@ -138,14 +140,24 @@ def _ceiling_claims(world: World, found: dict[str, list[_Point]]) -> list[Claim]
     return claims
 
 
-def _method_claims(world: World, found: dict[str, list[_Point]]) -> list[Claim]:
-    ragged, deep = len(torch.unique(world.tree.length)) > 1, world.tree.horizon > 1  # else these are on the frontier
+def _method_claims(found: dict[str, list[_Point]], *, own: bool) -> list[Claim]:
+    """Who is on the frontier; who is below it, on the study's own world: no theorem says so of every other."""
 
     def gaps(name: str) -> list[float]:
         return [point.gap for point in found[name]]
 
     check = "reward lost at equal KL, over β"
     further = [a.kl - b.kl for a, b in zip(found[GOOD], found["PPO"], strict=True)]
+    below = [
+        Claim(
+            "With a guide that is optimal for another reward it rests below.", DERIVED, f"smallest {check}",
+            min(gaps(WRONG)), at_least=OFF,
+        ),
+        *[
+            Claim(f"{name} rests below the frontier.", DERIVED, f"largest {check}", max(gaps(name)), at_least=OFF)
+            for name in ("IPO", "f-DPO", LENGTHS, TOKENS)
+        ],
+    ]  # fmt: skip
     return [
         Claim(
             "DPO and PPO rest on the frontier at every β.", "derived here from Rafailov et al. 2023, Eq. 4",
@@ -158,34 +170,27 @@ def _method_claims(world: World, found: dict[str, list[_Point]]) -> list[Claim]:
         ),
         Claim(
             "… further out than PPO at the same β.", DERIVED, "smallest KL of RTO − KL of PPO", min(further),
-            at_least=0.0,
+            at_least=-1e-12,
         ),
-        Claim(
-            "With a guide that is optimal for another reward it rests below.", DERIVED, f"smallest {check}",
-            min(gaps(WRONG)), at_least=OFF,
-        ),
-        *[
-            Claim(f"{name} rests below the frontier.", DERIVED, f"largest {check}", max(gaps(name)), at_least=OFF)
-            for name in ("IPO", "f-DPO", *([LENGTHS] if ragged else []), *([TOKENS] if deep else []))
-        ],
+        *(below if own else []),
     ]  # fmt: skip
 
 
-def _draw_claims(line: list[_Point], *, levels: int) -> list[Claim]:
+def _draw_claims(line: list[_Point], *, own: bool) -> list[Claim]:
     bound = [point.kl - (math.log(point.setting) - (point.setting - 1) / point.setting) for point in line]
     below = Claim(
         "Best of n rests below the frontier.", DERIVED,
         f"largest reward lost at equal KL, n = {', '.join(map(str, DRAWS))}", max(p.gap for p in line), at_least=OFF,
     )  # fmt: skip
     return [
-        *([below] if levels > 2 else []),  # of two rewards, every tilt by the reward alone is some π_β
+        *([below] if own else []),  # not of every world: of two rewards, every tilt by the reward is some π_β
         Claim(
             "Its KL is at most log n − (n−1)/n.", "Beirami et al. 2024, Theorem 1",
             "largest KL of the exact law − this bound", max(bound), at_most=1e-12,
         ),
         Claim(
             "It rises with n, in reward and in KL.", DERIVED, "smallest step of either over n",
-            min(min(b.reward - a.reward, b.kl - a.kl) for a, b in pairwise(line)), at_least=0.0,
+            min(min(b.reward - a.reward, b.kl - a.kl) for a, b in pairwise(line)), at_least=-1e-12,
         ),
     ]  # fmt: skip
 
@@ -206,10 +211,10 @@ def _figure(world: World, found: dict[str, list[_Point]]) -> Figure:
 
 
 def _gap_figure(found: dict[str, list[_Point]]) -> Figure:
+    below = {name: [p for p in line if p.gap > ON] for name, line in found.items() if max(p.gap for p in line) > OFF}
+    away = {name: [p for p in line if p.kl > ON] for name, line in below.items()}  # at KL 0 the gap is rounding
     series = tuple(
-        Series(name, [p.kl for p in line if p.gap > ON], [p.gap for p in line if p.gap > ON], style="points")
-        for name, line in found.items()
-        if max(p.gap for p in line) > OFF
+        Series(name, [p.kl for p in line], [p.gap for p in line], style="points") for name, line in away.items()
     )
     caption = "How much more π_β earns at the same KL; methods on the frontier are left out."
     return Figure(

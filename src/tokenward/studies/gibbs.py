@@ -18,7 +18,7 @@ def reward_and_kl(world: World, law: Float[Tensor, "X L"]) -> tuple[float, float
 
 def best_reward(world: World, kl: float) -> float:
     """The reward of π_β whose KL to the reference is `kl` or just below, by bisection in log β; one β for all."""
-    low, high = -12.0, 12.0
+    low, high = -12.0, 40.0
     for _ in range(60):
         middle = (low + high) / 2
         law = exact.boltzmann(world.ref, world.reward, tau=2.0**middle)

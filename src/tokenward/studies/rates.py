@@ -9,13 +9,13 @@ from torch import Tensor
 
 from tokenward.lab.optima import exact
 from tokenward.lab.rates.rate import Rate, bound_from_reference, rate
-from tokenward.lab.worlds.world import Labels, World
+from tokenward.lab.worlds.world import World
 from tokenward.objective.recipe import Recipe
 from tokenward.recipes import Setting, build
 from tokenward.studies.descend import marks, path
 from tokenward.studies.gaps import gap_claims, gap_figure
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
-from tokenward.studies.worlds import bandit, described, population, with_prompts
+from tokenward.studies.worlds import bandit, described, labeled
 
 DERIVED = "derived here; that τ and the data set the rate is stated by Su et al. 2025"
 RDA = "RDA"
@@ -37,7 +37,7 @@ STEPS = 1000
 
 def rates(world: World | None) -> Study:
     """How fast each loss converges, predicted from the data and measured; and what sets the speed."""
-    world = with_prompts(population(world or bandit()), labels=Labels(), pairs="uniform", sampler="reference")
+    world = labeled(world or bandit())
     found = {label: rate(_made(name, world, settings), world) for label, (name, settings) in METHODS.items()}
     mirror = rate(build("mirror_descent", eta=0.5 / world.tau, beta_kl=world.tau), world)
     flat = world.tree.horizon == 1

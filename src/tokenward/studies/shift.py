@@ -22,14 +22,14 @@ from tokenward.studies.capacity import capacity_claims
 from tokenward.studies.labels import NOISES, label_claims, noisy
 from tokenward.studies.posterior import posterior_claims
 from tokenward.studies.study import Claim, Figure, Series, Study, Table
-from tokenward.studies.worlds import bandit, described, listed, population, with_prompts
+from tokenward.studies.worlds import bandit, described, labeled, listed, with_prompts
 
 DERIVED = "derived here; the shift of DPO under offline data is a question of Su et al. 2025"
 
 
 def shift(world: World | None) -> Study:
     """What the data do to the policy that DPO reaches: each cause of a shift, with its closed form if it has one."""
-    world = with_prompts(population(world or bandit()), labels=Labels(), pairs="uniform", sampler="reference")
+    world = labeled(world or bandit())
     if world.tree.leaves < 3:
         raise InputError("study shift compares three answers or more; give a world with more sequences")
     found = _causes(world)

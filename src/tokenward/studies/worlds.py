@@ -8,7 +8,7 @@ import torch
 
 from tokenward.errors import InputError
 from tokenward.lab.worlds.tree import grow
-from tokenward.lab.worlds.world import Listed, Prompt, World
+from tokenward.lab.worlds.world import Labels, Listed, Prompt, World
 
 
 def bandit(*, tau: float = 0.7) -> World:
@@ -38,6 +38,11 @@ def with_prompts(world: World, **changes: object) -> World:
 def population(world: World) -> World:
     """The world with unlimited data and every policy allowed: studies vary these themselves."""
     return replace(with_prompts(world, samples=None, features=None, group=None), optimizer="auto")
+
+
+def labeled(world: World) -> World:
+    """The population with comparisons uniform over pairs, labels Bradley–Terry, and responses of the reference."""
+    return with_prompts(population(world), labels=Labels(), pairs="uniform", sampler="reference")
 
 
 def at_tau(world: World, tau: float) -> World:

@@ -1,7 +1,12 @@
-"""The frontier of each method of a sweep: what its places of the grid reach together, with a bootstrap band."""
+"""The frontier of each method of a sweep: what its places of the grid reach together, with a bootstrap band.
+
+KL is to the model that a job begins with. Where a sweep begins with several, each method's policies of one of them are
+a frontier of their own.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenward.diagnose.measures.frontier import Band, Measured, band
@@ -11,12 +16,23 @@ from tokenward.sweep.results import Record, by_label, table
 
 
 def measured(records: Sequence[Record]) -> dict[str, list[Measured]]:
-    """The policies of each method with two or more; the start model is one of every method's."""
-    found: dict[str, list[Measured]] = {}
+    """The policies of each method (and start model, if it has several) with two or more; the start is one of them."""
+    several = any(one["method"] == START and one["point"] for one in records)
+    starts: dict[str | None, list[Measured]] = {}
+    found: dict[tuple[str, str | None], list[Measured]] = {}
     for same in by_label(records).values():
-        found.setdefault(same[0]["method"], []).append(Measured(table(same, "reward"), table(same, "kl")))
-    start = found.pop(START, [])
-    return {method: [*start[:1], *points] for method, points in found.items() if len(points) > 1}
+        model = str(same[0]["settings"]["model"]) if several else None
+        point = Measured(table(same, "reward"), table(same, "kl"))
+        if same[0]["method"] == START:
+            starts.setdefault(model, [point])
+        else:
+            found.setdefault((same[0]["method"], model), []).append(point)
+    models = Counter(method for method, _ in found)
+    return {
+        f"{method} model={model}" if models[method] > 1 else method: starts.get(model, []) + points
+        for (method, model), points in found.items()
+        if len(points) > 1
+    }
 
 
 def bands(records: Sequence[Record]) -> dict[str, Band]:

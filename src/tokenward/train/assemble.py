@@ -94,8 +94,7 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     config = settings.config
     recipe = build(settings.recipe, **settings.keywords)
     check(recipe, config)
-    rewards.check(config.reward, timeout_s=config.reward_timeout_s)
-    rewards.check(config.eval_reward)
+    _check_rewards(config)
     tokenizer = vocabulary.tokenizer(config)
     cast = roles(recipe, config, runtime)
     data = _data(recipe, config, tokenizer=tokenizer, context=cast.context)
@@ -123,6 +122,16 @@ def assemble(settings: Settings, runtime: Runtime) -> Run:
     return Run(
         settings, recipe, runtime, tokenizer, cast, source, made, total, inputs, lines, advice, ends, heldout, probe
     )
+
+
+def _check_rewards(config: RunConfig) -> None:
+    """What is wrong with either reward; the time-out is for the one that has a function, or both."""
+    seconds, own = config.reward_timeout_s, None
+    if config.eval_reward is not None:
+        with vocabulary.naming("eval_reward", config.eval_reward):
+            own = rewards.timed(config.eval_reward, seconds)
+            rewards.check(config.eval_reward, timeout_s=own)
+    rewards.check(config.reward, timeout_s=seconds if own is None else rewards.timed(config.reward, seconds))
 
 
 def _limits(recipe: Recipe, config: RunConfig, *, context: int | None) -> Limits:
@@ -185,7 +194,7 @@ def _rollouts(data: Dataset, recipe: Recipe, config: RunConfig, *, cast: Roles) 
                 tokenizer=encoder.tokenizer,
                 dtype=config.dtype,
                 device=device,
-                timeout_s=config.reward_timeout_s,
+                timeout_s=rewards.timed(config.reward, config.reward_timeout_s),
             )
     return RolloutSource(
         prompts,
@@ -219,7 +228,7 @@ def _episodes(sampler: GenerateSampler, config: RunConfig, encoder: Encoder) -> 
 
 def _held_out(data: Dataset, recipe: Recipe, config: RunConfig, *, rollouts: RolloutSource, cast: Roles) -> HeldOut:
     """The held-out prompts, with a sampler whose random numbers are not those of training."""
-    apart, encoder = replace(config, seed=config.seed + SEED), data.encoder
+    apart, encoder = replace(config, seed=(config.seed + SEED) % 2**63), data.encoder
     return held_out(
         config,
         sampler=_episodes(policy_sampler(cast.policy, apart, encoder), apart, encoder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenward.errors import RunError
 from tokenward.masking import keep
 from tokenward.train.assemble import Run
-from tokenward.types import Batch, TokenStats
+from tokenward.types import Batch, TokenStats, actor_of, take
 
 # largest |log π_sampler − log π_trainer| of a token, nats: a cache of keys and values rounds differently
 RATIO_TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 0.5}
@@ -20,18 +20,27 @@ def _reference(run: Run, batch: Batch) -> list[str]:
     """Implicit reward of the untrained policy: 0 when the reference is the model itself, up to rounding."""
     if not run.recipe.needs & {"ref_logp"}:
         return []
-    gap, limit = run.roles.step0_gap(batch), run.roles.step0_tolerance()
-    kind = run.roles.reference_kind()
-    started = ((run.config.ref, run.config.model), (run.config.partner_ref, run.config.partner))
-    others = [path for path, own in started if path not in (None, "copy", "adapter", "cached", own)]
-    if others:
-        return [f"reference {' and '.join(map(str, others))}: largest |log π/π_ref| of a token at the start {gap:.3g}"]
-    if not gap <= limit:
-        raise RunError(
-            f"at the start the policy differs from its reference ({kind}) by {gap:.3g} nats at a token, "
-            f"more than rounding explains ({limit:g}): the reference is not the model that the run starts from"
+    limit, kind = run.roles.step0_tolerance(), run.roles.reference_kind()
+    config, lines, same = run.config, [], []
+    started = (("policy", config.ref, config.model), ("partner", config.partner_ref, config.partner))
+    actors = actor_of(batch)
+    for actor in actors.unique().tolist():
+        who, path, own = started[actor]
+        gap = run.roles.step0_gap(take(batch, (actors == actor).nonzero().squeeze(-1), width=batch.tokens.shape[1]))
+        if path not in (None, "copy", "adapter", "cached", own):
+            lines.append(f"reference {path}: largest |log π/π_ref| of a token at the start {gap:.3g}")
+        elif gap <= limit:
+            same.append(gap)
+        else:
+            raise RunError(
+                f"at the start the {who} differs from its reference ({kind}) by {gap:.3g} nats at a token, "
+                f"more than rounding explains ({limit:g}): the reference is not the model that the run starts from"
+            )
+    if same:
+        lines.append(
+            f"reference ({kind}): largest |log π/π_ref| of a token at the start {max(same):.2g}, allowed {limit:g}"
         )
-    return [f"reference ({kind}): largest |log π/π_ref| of a token at the start {gap:.2g}, allowed {limit:g}"]
+    return lines
 
 
 def _sampler(run: Run, batch: Batch, frozen: TokenStats) -> list[str]:

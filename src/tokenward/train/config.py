@@ -152,7 +152,7 @@ class RunConfig:
     passes: float | None = option(None, "passes over the data (absent, without updates: 1)", group="runtime", above=0)
     rows_per_update: int = option(16, "units (pairs, or rows) per update", group="runtime", least=1, used="offline")
     micro_tokens: int = option(8192, "tokens of a micro-batch, padding included", group="runtime", least=1)
-    seed: int = option(0, "seed of order, sampling and new weights", group="runtime", least=0)
+    seed: int = option(0, "seed of order, sampling and new weights", group="runtime", least=0, most=2**63 - 1)
     threads: int | None = option(None, "CPU threads (absent: torch's choice)", group="runtime", least=1)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute", group="runtime")
 
@@ -234,12 +234,14 @@ def _fit(value: object, kind: Any) -> tuple[bool, Scalar]:
         return False, None
     try:
         return True, _PARSERS[kind](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False, None
 
 
 def _whole(value: object) -> int:
-    """An integer from 3, 3.0, "3" or "1e3"; ValueError otherwise."""
+    """An integer from 3, 3.0, "3" or "1e3"; ValueError or OverflowError otherwise."""
+    if isinstance(value, int):
+        return value
     number = int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else float(value)  # type: ignore[arg-type]
     if number != int(number):
         raise ValueError(value)

@@ -71,7 +71,7 @@ def check(recipe: Recipe, config: RunConfig) -> None:
         wrong.append("ref = cached serves recipes that read ref_logp of the rows of a file alone: leave --ref out")
     wrong += without_probe(config)
     if on_policy(recipe):
-        wrong += _rollout_sizes(recipe, config)
+        wrong += _rollout_sizes(recipe, config) + _unjudged(recipe, config)
         wrong += without_demos(recipe, config) + without_critic(recipe, config)
     if isinstance(recipe.update, ConstrainedStep):
         wrong += _constrained(recipe, config)
@@ -142,6 +142,13 @@ def _rollout_sizes(recipe: Recipe, config: RunConfig) -> list[str]:
     if config.old_logp == "sampler" and (config.top_k is not None or config.top_p is not None):
         wrong.append("old_logp = sampler with top_k or top_p: the kept set's law is not the policy's; use trainer")
     return wrong
+
+
+def _unjudged(recipe: Recipe, config: RunConfig) -> list[str]:
+    """One line for held-out prompts of a recipe that reads no score, where nothing else judges their completions."""
+    if config.eval_data is None or "score" in recipe.needs or config.eval_reward or config.environment:
+        return []
+    return ["eval_data needs a reward: give --eval-reward"]
 
 
 def _constrained(recipe: Recipe, config: RunConfig) -> list[str]:

@@ -20,7 +20,6 @@ from tokenward.models.frozen import pieces
 from tokenward.models.roles import Roles
 from tokenward.rollout import rewards
 from tokenward.rollout.rewards import Reward
-from tokenward.rollout.rewards.grammar import parse
 from tokenward.rollout.source import Sampler
 from tokenward.train import vocabulary
 from tokenward.train.config import RunConfig
@@ -105,13 +104,16 @@ def held_out(
     prompts = tuple(one for one in data.examples if isinstance(one, Prompt))[: config.eval_prompts]
     if len(prompts) < 2:
         raise InputError(f"eval_data = {config.eval_data}: {len(prompts)} usable prompt: give two at least")
+    for name, spec in (("reward", config.reward), ("eval_reward", config.eval_reward)):
+        if spec is not None:
+            with vocabulary.naming(name, spec):
+                rewards.check_prompts(spec, prompts)
     own: Reward | None = None
     if config.eval_reward is not None:
-        timed = any(part.kind == "function" for part in parse(config.eval_reward))
         with vocabulary.naming("eval_reward", config.eval_reward):
             own = rewards.reward(
                 config.eval_reward, tokenizer=tokenizer, dtype=config.dtype, device=device,
-                timeout_s=config.reward_timeout_s if timed else None,
+                timeout_s=rewards.timed(config.eval_reward, config.reward_timeout_s),
             )  # fmt: skip
     return HeldOut(
         prompts, sampler, sampler.state(), own or reward, reward if own is not None else None,

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenward.errors import InputError
+from tokenward.models.load import refuse_missing_gpu
 from tokenward.train.config import RunConfig
 
 
@@ -57,8 +58,7 @@ def start(config: RunConfig) -> Runtime:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         raise InputError(f"WORLD_SIZE is {world}, but a run is one process in this version: start it without torchrun")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = cuda, but torch sees no GPU here: leave it out or give --device cpu")
+    refuse_missing_gpu(config.device)
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     return Runtime(torch.device("cuda" if cuda else "cpu"))
 

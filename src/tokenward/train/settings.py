@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
 
 from tokenward.errors import InputError, nearest
+from tokenward.recipes import hints
 from tokenward.train.config import OPTIONS, RunConfig, Scalar, coerce, flag, make
 
 T = TypeVar("T")
@@ -52,8 +53,8 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 def keyword_types(function: Callable[..., object]) -> dict[str, Any]:
     """The keyword arguments of a recipe function with their annotations."""
-    hints = get_type_hints(function)
-    return {name: hints.get(name, str) for name in inspect.signature(function).parameters}
+    known = hints(function)
+    return {name: known.get(name, str) for name in inspect.signature(function).parameters}
 
 
 def arguments(function: Callable[..., object], given: Mapping[str, object], *, of: str) -> Keywords:

@@ -27,22 +27,32 @@ def begin(out: Path, *, name: str, seed: int, scale: float, plan: DataclassInsta
         raise InputError(
             f"scale multiplies the updates of every run: give a number above 0 and at most 10, got {scale}"
         )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be ≥ 0 and below 2⁶³, got {seed}")
     settings = json.loads(json.dumps({"study": name, "seed": seed, "scale": scale, "plan": asdict(plan)}))
     mark = out / MARK
     if mark.is_file():
-        begun = json.loads(mark.read_text(encoding="utf-8"))
-        if begun != settings:
-            other = f"{begun['study']}, seed {begun['seed']}, scale {begun['scale']:g}"
-            raise InputError(f"{out} was begun with other settings ({other}): give another --out")
-        return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        _same(settings, mark)
+    elif out.exists() and not (out.is_dir() and all(one.name.startswith(f".{MARK}.") for one in out.iterdir())):
         raise InputError(f"{out} holds something that this study did not make: give another --out")
     try:
-        (out / "runs" / "data").mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(mark, settings)  # first of all: a directory without it is nobody's
+        (out / "runs" / "data").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
-    write_json(mark, settings)
     return out
+
+
+def _same(settings: dict[str, Any], mark: Path) -> None:
+    """Refuse a directory whose mark holds other settings, or none that a study wrote."""
+    try:
+        begun = json.loads(mark.read_text(encoding="utf-8"))
+        other = f"{begun['study']}, seed {begun['seed']}, scale {begun['scale']:g}"
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"{mark} was written by no study: give another --out") from None
+    if begun != settings:
+        raise InputError(f"{mark.parent} was begun with other settings ({other}): give another --out")
 
 
 def conduct(

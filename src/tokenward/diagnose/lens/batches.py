@@ -17,8 +17,6 @@ from tokenward.errors import InputError
 from tokenward.objective.recipe import Recipe
 from tokenward.types import Batch
 
-SENTENCE_ENDS = ".!?\n"
-
 
 def batch_of(examples: Sequence[Answered], *, pad_id: int) -> Batch:
     """One row for each of `texts`: pairs as chosen and rejected, runs of a pipeline step by step."""
@@ -29,10 +27,11 @@ def batch_of(examples: Sequence[Answered], *, pad_id: int) -> Batch:
     return rows_batch([e for e in examples if not isinstance(e, Pair | StepPair)], pad_id=pad_id)
 
 
-def recipe_batch(recipe: Recipe, given: Given, texts: Sequence[Text]) -> Batch:
+def recipe_batch(recipe: Recipe, given: Given, texts: Sequence[Text], *, ends: str) -> Batch:
     """The same with what the recipe reads besides: scores, groups, sentences, mismatched rows at the end (KTO).
 
-    Rollouts of one prompt are a group, so its rows must stand together (`by_prompt`).
+    Rollouts of one prompt are a group, so its rows must stand together (`by_prompt`). `ends`: the characters that end a
+    sentence, for recipes that count sentences.
     """
     stream, needs = recipe.streams[0], recipe.needs
     _fits(recipe, given)
@@ -48,6 +47,11 @@ def recipe_batch(recipe: Recipe, given: Given, texts: Sequence[Text]) -> Batch:
         batch = replace(batch, sampler_logp=None, version=None)
     elif any("point" in step.makes for step in recipe.steps):
         rows = [e for e in given.examples if not isinstance(e, Pair | StepPair)]
+        if len(rows) < 2:
+            raise InputError(
+                f"recipe {recipe.name} pairs each prompt with the answer to another, and {given.data.source} gives one "
+                "text: give two or more"
+            )
         longest = max(len(text.prompt.tokens) + len(text.response.tokens) for text in texts)
         batch = rows_batch(rows, pad_id=given.pad, probes="mismatched", max_tokens=longest)
     else:
@@ -56,7 +60,7 @@ def recipe_batch(recipe: Recipe, given: Given, texts: Sequence[Text]) -> Batch:
     if given.scores and batch.rows == len(scores):
         batch = replace(batch, score=torch.tensor(scores))
     if "segment" in needs:
-        batch = with_sentences(batch, ends=sentence_ends(given.data.encoder, characters=SENTENCE_ENDS))
+        batch = with_sentences(batch, ends=sentence_ends(given.data.encoder, characters=ends))
     return batch
 
 

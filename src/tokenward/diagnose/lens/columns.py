@@ -19,6 +19,7 @@ from tokenward.models.two_laws import same_vocabulary, two_laws
 from tokenward.types import Batch, present
 
 Columns = dict[str, Float[Tensor, "B T"]]
+COMPARED = frozenset({"credit", "ratio", "ref_logp", "kl", "ref_entropy"})  # what only a reference gives
 
 
 @final
@@ -39,6 +40,12 @@ class Models:
     def __post_init__(self) -> None:
         if self.reference is not None:
             same_vocabulary(self.policy, self.reference)
+
+    @property
+    def mute(self) -> frozenset[str]:
+        """The names of `columns` that these models do not give, for want of a reference or of a critic."""
+        alone = COMPARED if self.reference is None else frozenset()
+        return alone if (self.critic or self.policy.value_head) is not None else alone | {"value"}
 
 
 def columns(models: Models, batch: Batch, *, beta: float | None = None) -> Columns:
@@ -81,5 +88,8 @@ def bare(batch: Batch, scorer: Scorer) -> Batch:
 
 
 def columns_of(voices: Sequence[Models], batch: Batch, *, beta: float | None = None) -> Columns:
-    """The same where several models wrote the rows: `actor` of the batch names the one that speaks about its row."""
+    """The same where several models wrote the rows: `actor` of the batch names the one that speaks about its row.
+
+    What this one does not give, and another does, is 0 there: `mute` tells it apart.
+    """
     return merged(batch, [partial(columns, models, beta=beta) for models in voices])

@@ -15,15 +15,16 @@ from typing import Any, Literal, final
 import torch
 
 from tokenward import __version__
-from tokenward.data.tokenize import Limits
+from tokenward.data.tokenize import Limits, StepPair
 from tokenward.diagnose.lens.batches import batch_of, recipe_batch
 from tokenward.diagnose.lens.columns import Models, columns_of
 from tokenward.diagnose.lens.recipe_values import Method, recipe_columns, units
 from tokenward.diagnose.lens.request import Meant, Request, claim, meant
-from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, write_rows
+from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, write_rows, writing
 from tokenward.diagnose.lens.texts import Given, Text, by_prompt, read, scored, texts
 from tokenward.diagnose.lens.token_rows import token_rows
 from tokenward.diagnose.lens.voices import Cast, cast
+from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.models.likely import Candidate, likely
 from tokenward.models.value_head import value_source
@@ -60,12 +61,13 @@ def credit(
     recipe was made with, which a note tells apart from the β of credit. `show`: progress on stderr.
     """
     start = time.monotonic()
-    asked = meant(request, has_recipe=recipe is not None)
+    asked = meant(request, recipe)
     rewards.check(request.reward, timeout_s=request.reward_timeout_s)
     claim(Path(request.out))
     tokenizer = load.tokenizer(asked.model)
     limits = Limits(request.max_tokens, request.max_prompt_tokens)
     given = read(request.data, tokenizer=tokenizer, split=request.split, limits=limits, limit=request.limit)
+    asked = _one_model(request, asked, given)
     speakers = cast(request, asked, tokenizer=tokenizer, recipe=recipe)
     given = _fitting(given, request, speakers, tokenizer)
     if request.reward is not None:
@@ -73,13 +75,25 @@ def credit(
     seen = _Seen(show=show, of=len(given.examples))
     rows = _rows(request, asked, given, speakers, recipe, seen)
     folder = Path(request.out)
-    (folder / "credit.json").unlink(missing_ok=True)  # until it is written anew it would speak of other rows
+    with writing(folder):
+        (folder / "credit.json").unlink(missing_ok=True)  # until it is written anew it would speak of other rows
     count = write_rows(folder / "credit.jsonl", seen.counted(rows))
     notes = _notes(request, asked, given, recipe, seen, count)
     notes += [] if recipe is None else _scales(recipe, asked, recipe_beta)
     about = _about(request, asked, given, recipe, seen)
-    write_json(folder / "credit.json", {**about, "notes": notes, "seconds": round(time.monotonic() - start, 3)})
+    with writing(folder):
+        write_json(folder / "credit.json", {**about, "notes": notes, "seconds": round(time.monotonic() - start, 3)})
     return Written(folder, count, tuple(notes))
+
+
+def _one_model(request: Request, asked: Meant, given: Given) -> Meant:
+    """The same without a partner where it wrote no text; one that was given is refused there."""
+    if asked.partner is None or any(isinstance(example, StepPair) for example in given.examples):
+        return asked
+    if request.partner is not None:
+        raise InputError(f"partner = {request.partner} writes steps of a pipeline: {request.data} has none, drop it")
+    told = {name: line for name, line in asked.said.items() if name != "partner"}
+    return replace(asked, partner=None, partner_ref=None, said=told)
 
 
 def _fitting(given: Given, request: Request, speakers: Cast, tokenizer: Any) -> Given:
@@ -115,17 +129,23 @@ def _rows(
     for first in range(0, len(given.examples), size):
         part = replace(given, examples=given.examples[first : first + size])
         rows = texts(part, part.examples, first=first)
-        batch = batch_of(part.examples, pad_id=given.pad) if recipe is None else recipe_batch(recipe, part, rows)
+        if recipe is None:
+            batch = batch_of(part.examples, pad_id=given.pad)
+        else:
+            batch = recipe_batch(recipe, part, rows, ends=asked.sentence_ends)
         said = columns_of(speakers.voices, batch, beta=asked.beta)
         if recipe is not None:
             method = Method(recipe, guide=speakers.guide, guide_ref=speakers.guide_ref)
             said |= recipe_columns(method, batch, said=said, models=speakers.voices[0])
-            seen.units = units(batch)
+            seen.units, seen.unit = units(batch), "texts" if batch.pairs is None else "pairs"
         seen.values = tuple(name for name in MEANINGS if name in said)
         candidates = _candidates(speakers.voices, batch, rows[:left], top=request.top)
         left -= len(candidates)
         ordered = {name: said[name] for name in seen.values}
-        yield from token_rows(rows, batch, ordered, encoder=given.data.encoder, candidates=candidates)
+        mute = [models.mute for models in speakers.voices]
+        yield from token_rows(
+            rows, batch, ordered, encoder=given.data.encoder, candidates=candidates, mute=mute
+        )  # fmt: skip
         seen.reached(first + len(part.examples), rows)
 
 
@@ -150,6 +170,7 @@ class _Seen:
     of: int
     values: tuple[str, ...] = ()
     units: int | None = None
+    unit: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     unplaced: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -180,7 +201,7 @@ def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
     lines = [f"model {asked.model}, {against}"]
     if asked.partner is not None:
         lines.append(f"partner {asked.partner}, reference {asked.partner_ref}")
-    lines += asked.said
+    lines += asked.said.values()
     lines.append(f"{count} texts, {seen.counts['tokens']} tokens of {request.data} ({given.data.schema.name})")
     if dropped := given.data.tally.summary():
         lines.append(dropped)
@@ -195,7 +216,7 @@ def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
     if request.temperature is not None:
         lines.append(f"temperature {asked.temperature:g} divides the logits of every policy and reference")
     if recipe is not None:
-        lines.append(f"recipe {recipe.name}: {seen.units} {_unit(given)} taken as one batch")
+        lines.append(f"recipe {recipe.name}: {seen.units} {seen.unit} taken as one batch")
     if (lost := seen.counts["with_spans"] - seen.counts["with_errors_marked"]) > 0:
         lines.append(f"{lost} texts have marked errors that could not be placed: their tokens do not read as the text")
     if (kept := seen.counts["with_alternatives"]) < count:
@@ -211,10 +232,6 @@ def _scales(recipe: Recipe, asked: Meant, recipe_beta: float | None) -> list[str
         f"credit has β = {asked.beta:g}, recipe {recipe.name} has {recipe_beta:g}: reward, advantage and weight "
         f"are the recipe's (--beta {recipe_beta:g} puts credit on its scale)"
     ]
-
-
-def _unit(given: Given) -> str:
-    return "pairs" if given.data.schema.kind == "pairs" else "texts"
 
 
 def _about(request: Request, asked: Meant, given: Given, recipe: Recipe | None, seen: _Seen) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
 from tokenward.diagnose.lens.run_directory import Trained, trained
 from tokenward.errors import InputError
+from tokenward.objective.recipe import Recipe
 
 OWN = ("credit.jsonl", "credit.json", "credit.html")  # what the command writes
+SENTENCE_ENDS = ".!?\n"  # what a run has that was given no other
 
 
 @final
@@ -21,8 +24,9 @@ class Request:
     are given. `data`: pairs, answers (labeled, scored or not), whole dialogues, runs of a pipeline, or what `tokenward
     sample` printed. `critic` adds V(s_t); `reward` the score of each text; `--recipe NAME` with its keywords as flags
     the token rewards and advantages of its signal steps and its token weights, for which `guide` and `guide_ref` are
-    read. `alternatives`: texts whose likeliest other tokens are kept, `top` of either model at each place. Writes
-    `out`/credit.jsonl, credit.json and credit.html.
+    read, and `sentence_ends` where it counts sentences: the characters that end one (absent: those of the run, or else
+    . ! ? and a new line). `alternatives`: texts whose likeliest other tokens are kept, `top` of either model at each
+    place. Writes `out`/credit.jsonl, credit.json and credit.html.
     """
 
     model: str
@@ -44,6 +48,7 @@ class Request:
     max_prompt_tokens: int | None = None
     split: str = "train"
     temperature: float | None = None
+    sentence_ends: str | None = None
     micro_tokens: int = 16384
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -67,7 +72,7 @@ class Request:
 @final
 @dataclass(frozen=True)
 class Meant:
-    """The models by path, β and temperature; `said` has a line for each that a run directory told."""
+    """The models by path, β, temperature, ends of sentences; `said` has a line for each that a run directory told."""
 
     model: str
     ref: str | None
@@ -77,26 +82,33 @@ class Meant:
     partner: str | None
     partner_ref: str | None
     temperature: float
-    said: tuple[str, ...]
+    sentence_ends: str
+    said: Mapping[str, str]
 
 
-def meant(request: Request, *, has_recipe: bool) -> Meant:
+def meant(request: Request, recipe: Recipe | None) -> Meant:
     """The request with what the run directory says where nothing was given."""
+    if request.sentence_ends is not None and not _sentences(recipe):
+        raise InputError("sentence_ends is read by recipes that count sentences, such as drto: leave it out")
     run = trained(request.model)
     ref, beta = request.ref or run.reference, request.beta or run.beta
     critic = request.critic or run.critic
     value_head = None if critic is not None else run.value_head
-    if ref is None and critic is None and value_head is None and not has_recipe:
+    if ref is None and critic is None and value_head is None and recipe is None:
         raise InputError(f"credit of {request.model} compares with a reference: give --ref, or a run directory")
     if ref is None and beta is not None:
         raise InputError(f"beta = {beta:g} scales the log-ratio to a reference, and there is none: give --ref")
     if ref is not None and beta is None:
-        why = "" if run.recipe is None else f" ({run.recipe} of this run has none)"
+        lacks = "is a file, which is not run unasked, and the config has no number" if run.own_file else "has none"
+        why = "" if run.recipe is None else f" ({run.recipe} of this run {lacks})"
         raise InputError(f"credit = β·log π/π_ref needs β{why}: give --beta, that of the loss the model learned from")
     partner = request.partner or run.partner
     partner_ref = request.partner_ref or (run.partner_reference if request.partner is None else None)
+    if partner is None and (lost := request.partner_ref) is not None:
+        raise InputError(f"partner_ref = {lost} is the reference of a partner, and there is none: give --partner")
     if partner is not None and ref is not None and partner_ref is None:
         raise InputError(f"credit of partner {partner} compares with a reference: give --partner-ref")
+    ends = run.sentence_ends if request.sentence_ends is None else request.sentence_ends
     return Meant(
         run.model,
         ref,
@@ -106,19 +118,29 @@ def meant(request: Request, *, has_recipe: bool) -> Meant:
         partner,
         partner_ref,
         request.temperature or run.temperature,
-        tuple(_told(request, run)),
+        SENTENCE_ENDS if ends is None else ends,  # "" is one sentence a turn
+        _told(request, run, recipe),
     )
 
 
-def _told(request: Request, run: Trained) -> list[str]:
-    """A line for each thing that the run directory said."""
+def _told(request: Request, run: Trained, recipe: Recipe | None) -> dict[str, str]:
+    """A line for each thing that the run directory said, by its name."""
     if run.recipe is None:
-        return []
+        return {}
     found = {"ref": run.reference, "beta": run.beta, "critic": run.critic or run.value_head, "partner": run.partner}
-    lines = [f"{name} = {value}" for name, value in found.items() if value is not None and not getattr(request, name)]
+    lines = {k: f"{k} = {value}" for k, value in found.items() if value is not None and not getattr(request, k)}
     if request.temperature is None and run.temperature != 1.0:
-        lines.append(f"temperature = {run.temperature:g}")
-    return [f"from {Path(request.model) / 'config.yaml'} ({run.recipe}): {line}" for line in lines]
+        lines["temperature"] = f"temperature = {run.temperature:g}"
+    if _sentences(recipe) and request.sentence_ends is None and run.sentence_ends is not None:
+        lines["sentence_ends"] = f"sentence_ends = {run.sentence_ends!r}"
+    if recipe is None and run.own_file:
+        lines["recipe"] = f"a file, which is not run unasked: --recipe {run.recipe} adds its rewards and token weights"
+    return {name: f"from {Path(request.model) / 'config.yaml'} ({run.recipe}): {line}" for name, line in lines.items()}
+
+
+def _sentences(recipe: Recipe | None) -> bool:
+    """Whether the recipe counts sentences."""
+    return recipe is not None and "segment" in recipe.needs
 
 
 def claim(out: Path, *, own: tuple[str, ...] = OWN, by: str = "credit") -> None:
@@ -126,7 +148,8 @@ def claim(out: Path, *, own: tuple[str, ...] = OWN, by: str = "credit") -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"out = {out} is a file: give a directory")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in names if not name.removeprefix(".").startswith(own)]  # a draft is `.credit.jsonl.…`
+    # A draft is `.credit.jsonl.…`; a directory is never an output.
+    foreign = [name for name in names if not name.removeprefix(".").startswith(own) or (out / name).is_dir()]
     if foreign:
         raise InputError(f"out = {out} holds {foreign[0]}, which is no output of {by}: give another --out")
     try:

@@ -10,6 +10,7 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -96,32 +97,38 @@ class TokenRow:
 
 
 def write_rows(path: Path, rows: Iterable[TokenRow]) -> int:
-    """One JSON object per text, written as the rows come; the file appears when it is whole. How many there were."""
+    """One JSON object per text, written as the rows come; the file appears when it is whole. How many there were.
+
+    A half character (of a file's name that is no UTF-8) is written as JSON's escape of it.
+    """
     draft, count = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            for row in rows:
-                file.write(_line(row))
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+                for row in rows:
+                    file.write(_line(row))
+                    count += 1
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses while a file or directory is written, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_rows(path: Path) -> list[TokenRow]:
     """The rows of such a file; the first that is none is named by its line."""
-    return list(iter_rows(path))
-
-
-def iter_rows(path: Path) -> Iterator[TokenRow]:
-    """The same, one at a time: a file of many texts is never held whole."""
     with path.open("rb") as file:  # bytes: of a line that is not UTF-8 the number is known as well
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _read(line, f"{path}:{number}")
+        return [_read(line, f"{path}:{number}") for number, line in enumerate(file, start=1) if line.strip()]
 
 
 def _read(line: bytes, where: str) -> TokenRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, final
 
@@ -32,8 +32,10 @@ def token_rows(
     *,
     encoder: Encoder,
     candidates: Sequence[Sequence[Sequence[Candidate]]] = (),
+    mute: Sequence[Collection[str]] = ((),),
 ) -> Iterator[TokenRow]:
     """One row for each text; row i of the batch is that of text i. `candidates` belong to the first texts.
+    `mute`: for each actor the names of `columns` that are not known of its texts, which their rows leave out.
 
     Tokens that an environment wrote stand in `tokens` and have no numbers. `totals`: sums over the text's own tokens by
     the name of the value, `length` (its own tokens, the end token included), `score` and `label` where they are known,
@@ -43,16 +45,22 @@ def token_rows(
     words = Words(encoder.tokenizer)
     for row, text in enumerate(texts):
         start, size = len(text.prompt.tokens), len(text.response.tokens)
+        unknown = mute[text.actor or 0]
         wrote = text.response.trainable or (True,) * size
         written = pieces(encoder.tokenizer, text.rollout)
-        totals = {name: _short(values[row]) for name, values in sums.items()} | {"length": float(sum(wrote))}
+        totals = {name: _short(values[row]) for name, values in sums.items() if name not in unknown}
+        totals |= {"length": float(sum(wrote))}
         totals |= {} if text.score is None else {"score": text.score}
         totals |= {} if text.label is None else {"label": float(text.label)}
         totals |= {"cut": 1.0} if text.cut else {}
         yield TokenRow(
             prompt=text.prompt.text,
             tokens=written,
-            values={name: _numbers(value[row, start : start + size], wrote) for name, value in columns.items()},
+            values={
+                name: _numbers(value[row, start : start + size], wrote)
+                for name, value in columns.items()
+                if name not in unknown
+            },
             totals=totals,
             where=text.prompt.where or None,
             pair=text.pair,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.diagnose.measures.intervals import copies_drawn
+from tokenward.diagnose.measures.intervals import copies_drawn, numbered, tails
 from tokenward.errors import InputError
 
 Statistic = Callable[[Float[Tensor, "*D K K"]], Float[Tensor, "*D"]]
@@ -36,15 +36,14 @@ class Interval:
 def scatter(columns: Sequence[Sequence[float]], *, clusters: Sequence[Hashable]) -> Float[Tensor, "C K K"]:
     """The scatter matrix of K columns within each of C clusters."""
     table = torch.tensor([list(map(float, column)) for column in columns], dtype=torch.float64).T
-    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    owner = torch.tensor([names[name] for name in clusters])
-    if len(names) < 2:
-        raise InputError(f"an interval over prompts needs two of them at least, got {len(names)}")
-    size = torch.zeros(len(names), dtype=torch.float64).index_add(0, owner, torch.ones(len(owner)).double())
-    sums = torch.zeros(len(names), table.shape[1], dtype=torch.float64).index_add(0, owner, table)
+    owner = numbered(clusters)
+    size = owner.bincount().double()
+    if len(size) < 2:
+        raise InputError(f"an interval over prompts needs two of them at least, got {len(size)}")
+    sums = torch.zeros(len(size), table.shape[1], dtype=torch.float64).index_add(0, owner, table)
     rest = table - (sums / size.unsqueeze(-1))[owner]
     products = rest.unsqueeze(-1) * rest.unsqueeze(-2)
-    return torch.zeros(len(names), *products.shape[1:], dtype=torch.float64).index_add(0, owner, products)
+    return torch.zeros(len(size), *products.shape[1:], dtype=torch.float64).index_add(0, owner, products)
 
 
 def correlation(one: int, two: int) -> Statistic:
@@ -73,6 +72,8 @@ def interval(
 ) -> Interval:
     """The statistic of Σ_c S_c; the interval draws whole clusters again, with replacement (percentile bootstrap).
 
+    Draws of which the statistic is not known (a column that is constant in every cluster drawn) are left out.
+
     >>> parts = scatter([[0.0, 1.0, 0.0, 1.0], [0.0, 2.0, 1.0, 3.0]], clusters=["a", "a", "b", "b"])
     >>> print(interval(parts, slope(1, on=(0,), which=0)))
     2.000 (2.000 to 2.000)
@@ -80,6 +81,4 @@ def interval(
     random = torch.Generator().manual_seed(seed)
     weight = copies_drawn(len(parts), draws=draws, random=random)[1:]
     drawn = statistic(torch.einsum("dc,cij->dij", weight, parts))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(tails).tolist()
-    return Interval(float(statistic(parts.sum(0))), low, high)
+    return Interval(float(statistic(parts.sum(0))), *tails(drawn, level=level))

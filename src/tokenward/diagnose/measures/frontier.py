@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenward.diagnose.measures.intervals import copies_drawn
+from tokenward.diagnose.measures.intervals import copies_drawn, tails
 from tokenward.errors import InputError
 
 DRAWS, LEVEL, GRID = 1000, 0.95, 41
+BLOCK = 1 << 20  # draws × places of the grid × chords in one table (8 MiB)
 
 
 @final
@@ -52,6 +53,11 @@ def hull(kl: Float[Tensor, "D N"], reward: Float[Tensor, "D N"], at: Float[Tenso
     >>> hull(kl, reward, torch.tensor([0.5, 2.0, 9.0]))
     tensor([[1.0000, 2.3333, 3.0000]])
     """
+    rows = max(1, BLOCK // (len(at) * kl.shape[1] ** 2))
+    return torch.cat([_hull(*both, at) for both in zip(kl.split(rows), reward.split(rows), strict=True)])
+
+
+def _hull(kl: Float[Tensor, "D N"], reward: Float[Tensor, "D N"], at: Float[Tensor, " G"]) -> Float[Tensor, "D G"]:
     k = at[:, None, None]
     left, right = kl[:, None, :, None], kl[:, None, None, :]  # every chord from a point to one further right
     low, high = reward[:, None, :, None], reward[:, None, None, :]
@@ -77,8 +83,8 @@ def band(points: Sequence[Measured], *, seed: int = 0, most: float | None = None
     seeds = [_weights(point.reward.shape[0], random) for point in points]
     whole = hull(*_means(points, [w[:1] for w in seeds], prompts[:1]), at)[0]
     drawn = hull(*_means(points, [w[1:] for w in seeds], prompts[1:]), at)
-    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = torch.where(drawn > -torch.inf, drawn, torch.nan).nanquantile(tails, dim=0)
+    drawn = torch.where(drawn > -torch.inf, drawn, torch.nan)
+    low, high = torch.tensor([tails(column, level=LEVEL) for column in drawn.T], dtype=torch.float64).T
     known = (whole > -torch.inf) & ~low.isnan()
     return Band(*(tuple(x[known].tolist()) for x in (at, whole, low, high)))
 

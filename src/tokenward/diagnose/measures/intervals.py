@@ -67,18 +67,6 @@ class Area:
     negatives: int
 
 
-def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """P(score of a positive > score of a negative) + ½ P(equal) (`ranked`); NaN where one of the two is missing.
-
-    >>> auc([0.9, 0.5], [0.5, 0.1])
-    0.875
-    """
-    scores = torch.tensor([*positives, *negatives], dtype=torch.float64)
-    place = torch.arange(len(scores))
-    one = torch.ones(1, 1, dtype=torch.float64)
-    return float(ranked(scores, positive=place < len(positives), owner=torch.zeros_like(place), copies=one)[0][0])
-
-
 def area(
     scores: Sequence[float],
     labels: Sequence[bool],
@@ -88,7 +76,11 @@ def area(
     level: float = 0.95,
     seed: int = 0,
 ) -> Area:
-    """AUC of the scores for the labels; the interval draws whole clusters (texts) again, with replacement."""
+    """AUC of the scores for the labels (`ranked`), NaN where a label is missing; the interval draws whole clusters.
+
+    >>> area([0.9, 0.5, 0.5, 0.1], [True, True, False, False]).auc
+    0.875
+    """
     owner = numbered(range(len(scores)) if clusters is None else clusters)
     positive = torch.tensor(list(map(bool, labels)), dtype=torch.bool)
     column = torch.tensor(list(map(float, scores)), dtype=torch.float64)

@@ -150,11 +150,11 @@ def on_policy(found: Measured) -> Finding | None:
 def expected_fall(found: Measured) -> Finding | None:
     """Chosen answers fall, and no more than the reference's own texts do."""
     name = found.data
-    if name is None or not ends(found.sets[name].ratio)[1] < 0 or _below_reference(found, name):
+    if name is None or not (high := ends(found.sets[name].ratio)[1]) < 0 or _below_reference(found, name):
         return None
     ratio, own = found.sets[name].ratio.mean, found.sets[OF_REFERENCE].ratio.mean
     return Finding(
-        "expected-fall", "fine", ratio, own,
+        "expected-fall", "fine", high, 0.0,
         f"The {name} answers fell by {-ratio:.2f} nats a text; texts of the reference, which must fall by "
         f"KL(π_ref‖π), by {-own:.2f}; token for token the {name} fell no more than they. That is what leaving costs.",
     )  # fmt: skip
@@ -258,10 +258,11 @@ def longer(found: Measured) -> Finding | None:
     now, before = found.sets[OF_POLICY], found.sets[OF_REFERENCE]
     cut = now.cut.mean - before.cut.mean
     times = now.length.mean / before.length.mean
-    if not (times > LONGER or cut > REPEATED):
+    passed = [(number, most) for number, most in ((times, LONGER), (cut, REPEATED)) if number > most]
+    if not passed:
         return None
     return Finding(
-        "length", "warning", times, LONGER,
+        "length", "warning", *passed[0],
         f"The policy's texts have {now.length.mean:.1f} tokens, the reference's {before.length.mean:.1f}; without an "
         f"end: {now.cut.mean:.0%} and {before.cut.mean:.0%}.",
         "Compare chosen and rejected lengths in the data; a loss per token (or a length term) may be the remedy.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -20,9 +20,10 @@ from tokenward.diagnose.reference.texts import Ids, Scored
 class Mass:
     """Probability of whole texts, and what the policy's samples are.
 
-    `before`, `after` {name of data: Σ π_ref(y|x) and Σ π(y|x) over its distinct texts, mean over prompts}: exact, no
-    sampling; what is left of 1 is elsewhere. `sampled` {name: share of the policy's samples that are such a text} and
-    "elsewhere". A text that is both chosen and rejected counts as chosen; texts that were cut are no whole texts.
+    `before`, `after` {name of data: Σ π_ref(y|x) and Σ π(y|x) over its distinct texts, mean over all prompts}: exact,
+    no sampling; what is left of 1 is elsewhere. `sampled` {name: share of the policy's samples that are such a text}
+    and "elsewhere". A text that is both chosen and rejected counts as chosen; texts that were cut, and those that the
+    model did not write alone, are no whole texts, and a set that has no others is left out.
     `new` {number: Estimate} of the policy's samples elsewhere: `token_ref_logp`, `length`; None where there are none.
     """
 
@@ -39,33 +40,39 @@ class Mass:
         }
 
 
-def mass(data: dict[str, Scored], policy: Scored) -> Mass:
-    """The masses of data sets, the first one first, and where fresh texts of the policy fall."""
+def mass(data: dict[str, Scored], policy: Scored) -> Mass | None:
+    """The masses of data sets, the first one first, and where fresh texts of the policy fall; None of no whole text."""
+    prompts = dict.fromkeys(prompt for of in (*data.values(), policy) for prompt in of.prompts)
     owner: dict[tuple[Ids, Ids], str] = {}
     before: dict[str, Estimate] = {}
     after: dict[str, Estimate] = {}
     for name, of in data.items():
+        whole = [row for row, text in enumerate(of.texts) if text.ended and all(text.trainable or ())]
+        if not whole:
+            continue
         keep: list[int] = []
-        for row, text in enumerate(of.texts):
-            key = (text.prompt, text.tokens)
-            if text.ended and text.trainable is None and key not in owner:
+        for row in whole:
+            key = (of.texts[row].prompt, of.texts[row].tokens)
+            if key not in owner:
                 owner[key] = name
                 keep.append(row)
-        before[name] = _total(of, of.laws.ref_logp.sum(-1), keep)
-        after[name] = _total(of, of.laws.logp.sum(-1), keep)
+        before[name] = _total(of, of.laws.ref_logp.sum(-1), keep, prompts)
+        after[name] = _total(of, of.laws.logp.sum(-1), keep, prompts)
+    if not before:
+        return None
     places = [owner.get((text.prompt, text.tokens), "elsewhere") for text in policy.texts]
     sampled = {
         name: estimate([float(place == name) for place in places], clusters=policy.prompts)
-        for name in (*data, "elsewhere")
+        for name in (*before, "elsewhere")
     }
     return Mass(before, after, sampled, _new(policy, torch.tensor([place == "elsewhere" for place in places])))
 
 
-def _total(of: Scored, logp: Float[Tensor, " N"], rows: Sequence[int]) -> Estimate:
-    """Σ exp(logp) over the given rows of each prompt; mean over prompts."""
-    sums = dict.fromkeys(of.prompts, 0.0)
+def _total(of: Scored, logp: Float[Tensor, " N"], rows: Sequence[int], prompts: Iterable[Hashable]) -> Estimate:
+    """Σ exp(logp) over the given rows of each prompt, 0 where it has none; mean over prompts."""
+    sums = dict.fromkeys(prompts, 0.0)
     for row in rows:
-        sums[of.prompts[row]] += float(logp[row].exp())
+        sums[of.texts[row].prompt] += float(logp[row].exp())
     return estimate(list(sums.values()))
 
 

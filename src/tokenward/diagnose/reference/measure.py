@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -20,6 +21,7 @@ from tokenward.models.forward import Scorer
 from tokenward.models.two_laws import same_vocabulary
 from tokenward.rollout.sampler import GenerateSampler, Law
 
+_KINDS: dict[type, str] = {Pair: "pairs", Labeled: "labels", Demonstration: "demonstrations", Rated: "scores"}
 _APART = 500_009  # between the seeds of the two samplers: equal models would draw equal texts
 
 
@@ -39,8 +41,8 @@ class Sampling:
         for name, least in (("prompts", 2), ("samples", 1), ("max_new_tokens", 1), ("rows", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be above 0: the texts are scored too; got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be above 0 and finite, as texts are scored too; got {self.temperature}")
 
 
 def reference_report(
@@ -73,7 +75,7 @@ def reference_report(
     found = measured(sets)
     verdict, findings = judge(found)
     facts = {
-        "kind": "pairs" if "chosen" in sets else "demonstrations" if "data" in sets else "prompts",
+        "kind": _KINDS.get(type(examples[0]), "prompts"),
         "prompts": len(chosen), "samples": asked.samples, "max_new_tokens": asked.max_new_tokens,
         "temperature": asked.temperature, "seed": asked.seed,
     }  # fmt: skip
@@ -88,7 +90,7 @@ def measured(sets: Mapping[str, Scored]) -> Measured:
         sets={name: numbers(of) for name, of in sets.items()},
         against={name: _against(of, own) for name, of in data.items()},
         identities=(identity(own, law="reference"), identity(ours, law="policy")),
-        mass=mass(data, ours) if data else None,
+        mass=mass(data, ours),
         margin=_margin(data),
     )
 

@@ -88,6 +88,8 @@ class ReferenceReport:
                 f"{name:<18}{one.texts:>6}{_pm(one.ratio):>22}{_pm(one.token_ref_logp):>22}"
                 f"{one.rare.mean:>7.1%}{one.length.mean:>8.1f}"
             )
+        if "temperature" in self.about:
+            found += [f"all texts are drawn and scored at temperature {self.about['temperature']:g}"]
         found += ["± is one standard error; texts of one prompt count as one"]
         found += [one.line() for one in self.measured.identities]
         for rule in self.findings:

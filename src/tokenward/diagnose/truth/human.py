@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_questions(path: Path) -> list[Question]:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         lines = raw.decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     found = []
     for number, line in enumerate(lines, start=1):
@@ -73,14 +74,22 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _question(plain: dict[str, Any]) -> Question:
-    answers = tuple(str(plain[f"prediction {n}"]).strip() for n in range(1, ANSWERS + 1))
+    written = [_string(plain, f"prediction {n}") for n in range(1, ANSWERS + 1)]
+    answers = tuple(one.strip() for one in written)
     preference = tuple(int(x) for x in plain["preference"])
     if len(preference) != ANSWERS * (ANSWERS - 1) // 2 or not {0, 1, 2}.issuperset(preference):
         raise ValueError(f"preference must be six of 0, 1, 2, got {plain['preference']}")
-    cut = len(plain["prediction 1"]) - len(plain["prediction 1"].lstrip())  # spans count the answer as it was
-    errors = tuple(
-        (max(0, int(e["start"]) - cut), int(e["end"]) - cut, str(e["error type"])) for e in plain["feedback"]["errors"]
-    )
-    if any(not 0 <= start < end for start, end, _ in errors):
-        raise ValueError(f"a span needs 0 ≤ start < end, got {errors}")
-    return Question(str(plain["question"]).strip() + "\n", answers, preference, errors)
+    spans = [(int(e["start"]), int(e["end"]), _string(e, "error type")) for e in plain["feedback"]["errors"]]
+    if any(not 0 <= start < end for start, end, _ in spans):
+        raise ValueError(f"a span needs 0 ≤ start < end, got {spans}")
+    cut = len(written[0]) - len(written[0].lstrip())  # spans count the answer as it was, white space and all
+    moved = [(max(0, start - cut), min(end - cut, len(answers[0])), kind) for start, end, kind in spans]
+    errors = tuple((start, end, kind) for start, end, kind in moved if start < end)
+    return Question(_string(plain, "question").strip() + "\n", answers, preference, errors)
+
+
+def _string(plain: dict[str, Any], key: str) -> str:
+    value = plain[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} must be a text, got {value!r}")
+    return value

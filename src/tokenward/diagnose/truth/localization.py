@@ -89,7 +89,7 @@ class Localization:
         """The table for a terminal."""
         head = ("score", "error", "AUC", "average precision", "by chance", "wrong", "right", "texts")
         lines = [
-            (one.score, one.error, shown(one.auc), shown(one.ap), f"{one.wrong / (one.wrong + one.right):.3f}",
+            (one.score, one.error, shown(one.auc), shown(one.ap), _share(one.wrong, one.wrong + one.right),
              str(one.wrong), str(one.right), str(one.texts))
             for one in self.found
         ]  # fmt: skip
@@ -182,6 +182,10 @@ def shown(found: Interval) -> str:
     '0.500 (0.400 to 0.600)'
     """
     return "–" if math.isnan(found.value) else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.3f}" if whole else "–"
 
 
 @final

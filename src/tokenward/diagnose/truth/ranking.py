@@ -6,8 +6,6 @@ each text. The same draws serve every score, so that differences of two scores o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,19 +13,6 @@ from torch import Tensor
 from tokenward.diagnose.measures.association import Interval
 from tokenward.diagnose.measures.intervals import copies_drawn, tails
 from tokenward.errors import InputError
-from tokenward.lab.theory.ranking import ranked
-
-
-def average_precision(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Σ_k (R_k − R_{k−1})·P_k over the thresholds k (`ranked`); equal scores are one threshold.
-
-    >>> average_precision([0.9, 0.5, 0.5, 0.1], [True, True, False, False])
-    0.8333333333333333
-    """
-    positive = torch.tensor(list(map(bool, labels)), dtype=torch.bool)
-    column = torch.tensor(list(map(float, scores)), dtype=torch.float64)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    return float(ranked(column, positive=positive, owner=torch.zeros(len(column), dtype=torch.long), copies=one)[1][0])
 
 
 def redrawn(clusters: int, *, draws: int, seed: int) -> Float[Tensor, "D C"]:

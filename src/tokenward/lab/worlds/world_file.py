@@ -31,7 +31,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = ("auto", "gradient", "adam")
 
 def read_world(path: str | Path) -> World:
     """The world of a JSON file."""
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise InputError(f"world: no file {path}")
     try:
         text = Path(path).read_text(encoding="utf-8")

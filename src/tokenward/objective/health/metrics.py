@@ -32,9 +32,9 @@ _BASE = 6364136223846793005  # odd, so that its powers never vanish among whole 
 
 
 def health_metrics(batch: Batch, trainer: TokenStats) -> dict[str, float]:
-    """Numbers of a batch of rollouts; `trainer` holds what the training models say of it. None where nothing sampled.
+    """Numbers of a batch of rollouts; `trainer` holds what the training models say of it.
 
-    They are fetched from the device together: one copy for all.
+    Empty where nothing was sampled. The numbers are fetched from the device together: one copy for all.
     """
     if batch.sampler_logp is None:
         return {}
@@ -44,7 +44,7 @@ def health_metrics(batch: Batch, trainer: TokenStats) -> dict[str, float]:
         if not len(own):
             return {}
         found = _of_texts(batch, own) | _of_scores(batch) | _of_laws(batch, trainer)
-        flat = torch.stack([value.double().cpu() for value in found.values()]).tolist()
+        flat = torch.stack([value.to(batch.tokens.device, torch.float64) for value in found.values()]).tolist()
         return {name: value for name, value in zip(found, flat, strict=True) if not math.isnan(value)}
 
 

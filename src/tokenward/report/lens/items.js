@@ -65,9 +65,11 @@ function mainName(table) {
   return places.find((place) => place >= 0) ?? 0;
 }
 
+// Of a side that is shown alone: the margin of its pair.
 const marginOf = (table, item) => {
-  if (!paired(item) || table.names.length === 0) return NaN;
-  const [one, other] = item.sides.map((rows) => sumOf(table, mainName(table), rows));
+  const pair = item.pair ?? item;
+  if (!paired(pair) || table.names.length === 0) return NaN;
+  const [one, other] = pair.sides.map((rows) => sumOf(table, mainName(table), rows));
   return one - other;
 };
 
@@ -108,7 +110,9 @@ function chosenItems(table, all, ways, state) {
   let found = all;
   if (state.side !== "any")
     found = all.flatMap((item) =>
-      item.sides.filter(([r]) => table.side(r) === state.side).map((rows) => itemOf(table, [rows], item.order)));
+      item.sides
+        .filter(([r]) => table.side(r) === state.side)
+        .map((rows) => ({ ...itemOf(table, [rows], item.order), pair: item })));
   const wanted = state.text.toLowerCase();
   const anywhere = (item, test) => item.rows.some(test);
   if (wanted) found = found.filter((item) => anywhere(item, (r) => lowered(table, r).includes(wanted)));

@@ -162,7 +162,8 @@ def _marks(rows: Sequence[TokenRow], kinds: Strings) -> list[Column]:
         parts = [part for row in rows for part in (row.segment or (0,) * len(row.tokens))]
         found.append(("segment", _column(parts, "<i4")))
     if any(row.actor is not None for row in rows):
-        actors = [actor for row in rows for actor in (row.actor or (-1,) * len(row.tokens))]
+        # A row that tells no model was written by one.
+        actors = [actor for row in rows for actor in (row.actor or (0,) * len(row.tokens))]
         found.append(("actor", _column(actors, "<i4")))
     return found
 

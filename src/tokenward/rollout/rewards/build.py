@@ -85,9 +85,14 @@ def check(spec: str | None, *, timeout_s: float | None = None) -> None:
     for part in asked:
         _checker(part)
         if part.kind == "function" and not Path(part.arguments[0]).is_file():
-            raise InputError(f"--reward {part.text}: no file {part.arguments[0]}")
+            raise InputError(f"reward {part.text}: no file {part.arguments[0]}")
         if part.kind == "implicit":
             _implicit(part)
+
+
+def timed(spec: str | None, timeout_s: float | None) -> float | None:
+    """The time-out where the spec has a function, which it limits; None elsewhere."""
+    return timeout_s if spec is not None and any(part.kind == "function" for part in parse(spec)) else None
 
 
 def check_prompts(spec: str, prompts: Iterable[Prompt]) -> None:

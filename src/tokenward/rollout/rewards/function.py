@@ -107,7 +107,7 @@ def function_reward(
             return FunctionReward(worker.load(file, function), name=name, tokenizer=tokenizer)
         return FunctionReward(OwnProcess(file, function, name=name, seconds=timeout_s), name=name, tokenizer=tokenizer)
     except Refused as error:
-        raise InputError(f"--reward {name}: {error}") from error
+        raise InputError(f"reward {name}: {error}") from error
 
 
 def _places(rollouts: Sequence[Rollout], prompts: Mapping[int, Prompt]) -> str:

@@ -31,9 +31,10 @@ PREFIXES = {  # what stands after the prefix, between |
     "implicit": ("POLICY", "REFERENCE", "BETA", "[sum or tokens]"),
 }
 _WHOLE = frozenset({"answer", "regex", "regex-not"})  # their argument is one text, whatever stands in it
-_PREFIX = "|".join(PREFIXES)
+_COUNTED = frozenset({"length", "stop"})  # theirs begins with a number
+_PREFIX = rf"(?:{'|'.join(PREFIXES.keys() - _COUNTED)}):|(?:{'|'.join(_COUNTED)}):\s*[-+.]*\d"
 _GLUED = re.compile(  # a + between parts, without its blanks; 1e+5 is a number
-    rf"(?:\.py:\w+|:[-.\deE]+)\s*\+(?!\d+(?:\||$))|\+\s*(?:{_PREFIX}):"
+    rf"(?:\.py:\w+|:[-.]*\d[-.\deE]*)\s*\+(?!\d+(?:\||$))|\+\s*(?:{_PREFIX})"
 )
 _WEIGHT = re.compile(r"(?P<weight>[^\s*/:]+)\s*\*\s*(?P<rest>\S.*)", re.DOTALL)
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -161,6 +162,6 @@ def _file_or_model(weight: float, source: str) -> Asked:
     if colon and file.endswith(".py"):
         return Asked(weight, "function", (file, name), name or "function", source)
     if source.endswith(".py"):
-        raise InputError(f"--reward {source} names no function; write {source}:function")
+        raise InputError(f"reward {source} names no function; write {source}:function")
     words = [word for word in PurePath(source).parts if word not in ("model", ".", "..", "/")]
     return Asked(weight, "model", (source,), words[-1] if words else "model", source)

@@ -1,7 +1,8 @@
 """The user's reward function: called in this process, or in one of its own.
 
-Needs the standard library alone, so that it starts at once: as a script it is the process that a time-out can end. It
-then reads one JSON object a line, a batch to score, and answers one a line; standard output stays the function's.
+Needs the standard library and the package's `own_file` alone, so that it starts at once: as a script it is the process
+that a time-out can end, which finds the package where this file lies. It then reads one JSON object a line, a batch to
+score, and answers one a line; standard output stays the function's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the parent's path comes later
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tokenward.own_file import Refused, module, raised
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,7 +158,7 @@ def _second_table(second: Row) -> Table:
         found = from_json(second[score])
         after, alone = found.of("after").auc, found.of("alone").auc
         rows.append((score, shown(after), shown(alone), shown(found.lead("alone").auc)))
-    mean = {name: f"{one['mean']:.2f} ± {one['se']:.2f}" for name, one in second["credit"].items()}
+    mean = {name: _pm(one) for name, one in second["credit"].items()}
     return Table(
         "The second fact of a text, wrong against right",
         ("score", "AUC after a wrong fact", "AUC after a right one", "difference"), tuple(rows),
@@ -186,6 +187,10 @@ def _kinds_figure(tables: Mapping[str, Localization]) -> Figure:
         "kinds", "One injected error among all tokens: AUC by kind", "", "AUC", series,
         "Credit knows what the pairs show: few of the SFT model's texts leave the grammar. ½ is chance.",
     )  # fmt: skip
+
+
+def _pm(found: Row) -> str:
+    return f"{found['mean']:.2f} ± " + ("–" if math.isnan(found["se"]) else f"{found['se']:.2f}")
 
 
 def _bars(name: str, labels: list[str], values: list[Interval]) -> Series:

@@ -15,7 +15,7 @@ from tokenward.models import load
 from tokenward.models.forward import Scorer
 from tokenward.rollout.rewards import completion_text
 from tokenward.rollout.sampler import GenerateSampler
-from tokenward.trained.pipeline.notes import answer_prompt, facts_in
+from tokenward.trained.pipeline.notes import answer_prompt, facts_in, prompt_of
 from tokenward.types import Rollout
 
 ROWS = 1024  # texts that are written together
@@ -115,8 +115,7 @@ def columns(runs: Sequence[Ran]) -> dict[str, Any]:
         assert facts is not None  # the prompts are of this world
         right.append(float(sum(said[name] == facts[name] for name in facts)) if said else 0.0)
         great.append(float(run.note.endswith("great")))
-        told = f"order : {said['color']} {said['item']} . it came {said['event']} . review :" if said else run.prompt
-        found = world.truth(told, world.words_of(run.review))
+        found = world.truth(prompt_of(said) if said else run.prompt, world.words_of(run.review))
         own.append(float(found.errors) if found else 0.0)
     rewards = [run.reward for run in runs]
     return {

@@ -16,7 +16,7 @@ from tokenward.diagnose.lens.rows import TokenRow, read_rows, write_rows
 from tokenward.diagnose.measures.intervals import Area, area
 from tokenward.report.lens.page import write_lens
 from tokenward.stages import Stages
-from tokenward.trained.pipeline.notes import MOODS, facts_in, wrong_words
+from tokenward.trained.pipeline.notes import MOODS, facts_in, prompt_of, wrong_words
 
 TOTALS = ("credit", "ratio", "logp", "ref_logp", "kl", "length")  # what adds up over the steps of a run
 
@@ -87,20 +87,21 @@ def joined(steps: Iterable[TokenRow]) -> list[TokenRow]:
 def marked(run: TokenRow) -> TokenRow:
     """The run with the world's marks at its words, where words are tokens one to one.
 
-    In the note "wrong fact" · in the review what contradicts its own note is "wrong copy", what is false only because
-    the note was is "inherited", and besides the world's "repeat" and "broken".
+    In the note "wrong fact" · in the review what contradicts its own note is "wrong copy", also where it is right by
+    luck, what is false only because the note was is "inherited", and besides the world's "repeat" and "broken".
     """
     assert run.segment is not None  # `joined` gives it
     note, review = ([t for t, s in zip(run.tokens, run.segment, strict=True) if s == n] for n in (0, 1))
     words = [world.words_of("".join(part)) for part in (_written(note), _written(review))]
     said, wrong = facts_in(" ".join(words[0])), wrong_words(run.prompt, " ".join(words[0]))
-    truth = world.truth(run.prompt, words[1])
-    if said is None or wrong is None or truth is None or [len(note), len(review)] != [len(w) + 1 for w in words]:
+    if said is None or wrong is None or [len(note), len(review)] != [len(w) + 1 for w in words]:
         return run
-    told = set(said.values())
+    of_prompt, of_note = (world.truth(asked, words[1]) for asked in (run.prompt, prompt_of(said)))
+    assert of_prompt is not None and of_note is not None  # `wrong_words` has read the prompt
+    names = {"contradiction": "inherited"}
     kinds = [
-        ("inherited" if word in told else "wrong copy") if kind == "contradiction" else kind or ""
-        for word, kind in zip(words[1], truth.kind, strict=True)
+        "wrong copy" if own == "contradiction" else names.get(kind or "", kind or "")
+        for kind, own in zip(of_prompt.kind, of_note.kind, strict=True)
     ]
     return replace(run, wrong=(*wrong, "", *kinds, ""))
 

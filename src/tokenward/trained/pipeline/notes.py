@@ -45,6 +45,15 @@ def facts_in(note: str) -> dict[str, str] | None:
     return dict(zip(FACTS, words, strict=True))
 
 
+def prompt_of(facts: dict[str, str]) -> str:
+    """The prompt of which a note with these facts would be true.
+
+    >>> prompt_of({"color": "red", "item": "lamp", "event": "late"})
+    'order : red lamp . it came late . review :'
+    """
+    return f"order : {facts['color']} {facts['item']} . it came {facts['event']} . review :"
+
+
 def sft_rows(prompts: Sequence[Row], *, count: int, seed: int) -> list[Row]:
     """{"prompt", "completion"} in turn of a careless rewriter and of a careless answerer who reads notes.
 

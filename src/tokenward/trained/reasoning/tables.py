@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
@@ -137,5 +138,6 @@ def title(kind: str) -> str:
 
 
 def ends(found: Row) -> str:
-    """An estimate and its interval: `0.120 (0.100 to 0.140)`."""
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    """An estimate and its interval: `0.120 (0.100 to 0.140)`; a dash for an interval that is not known."""
+    reach = "–" if math.isnan(found["low"]) else f"{found['low']:.3f} to {found['high']:.3f}"
+    return f"{found['value']:.3f} ({reach})"

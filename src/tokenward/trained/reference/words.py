@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenward.studies.study import Cell, Claim, Figure, Series, Study, Table
@@ -30,7 +30,7 @@ WINDOW = 10  # updates over which a curve of pairs is averaged
 
 def told(results: Row) -> Study:
     """Everything that was found, with claims that fail where the numbers do not bear them out."""
-    runs, plan = results["runs"], results["settings"]
+    runs, plan = _numbers(results["runs"]), results["settings"]
     return Study(
         name="reference-runs",
         title="When do chosen log-probs fall in a trained model?",
@@ -51,10 +51,25 @@ def told(results: Row) -> Study:
     )
 
 
+def _numbers(value: Any) -> Any:
+    """The records of runs with NaN where a report knows no number: no claim holds of it."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return math.nan if value is None else value
+
+
+def _most(values: Iterable[float]) -> float:
+    """The largest; NaN where one is NaN, or none is there."""
+    return max(values, key=lambda x: math.inf if math.isnan(x) else x, default=math.nan)
+
+
 def _identity_claims(runs: Row) -> tuple[Claim, ...]:
-    scores = {name: _of_reference(row)["z"] or 0.0 for name, row in runs.items()}
-    worst = max(scores, key=lambda name: abs(scores[name]))
-    policy = {name: row["report"]["identities"][1]["z"] or 0.0 for name, row in runs.items()}
+    scores = {name: abs(_of_reference(row)["z"]) for name, row in runs.items()}
+    most = _most(scores.values())
+    worst = next(name for name, z in scores.items() if z is most)
+    policy = [abs(row["report"]["identities"][1]["z"]) for row in runs.values()]
     looks = [abs(z) for row in runs.values() for z in row["curve"]["reference/z"]]
     fell, rose = _extremes(runs)
     check = "fresh samples on held-out prompts; measured: |z| of log-ratios against exact state KLs"
@@ -62,25 +77,24 @@ def _identity_claims(runs: Row) -> tuple[Claim, ...]:
         Claim(
             "Where chosen answers fall most, texts of the reference fall by the KL, within error.", EQUATION,
             f"run {fell}: {_three(runs[fell])} nats; {check}",
-            abs(scores[fell]), at_most=MOST,
+            scores[fell], at_most=MOST,
         ),
         Claim(
             "Where they rise most, texts of the reference fall by the KL all the same.", EQUATION,
             f"run {rose}: {_three(runs[rose])} nats; {check}",
-            abs(scores[rose]), at_most=MOST,
+            scores[rose], at_most=MOST,
         ),
         Claim(
-            "In every run.", EQUATION, f"largest of {len(runs)} runs ({worst}), {check}",
-            abs(scores[worst]), at_most=MOST,
+            "In every run.", EQUATION, f"largest of {len(runs)} runs ({worst}), {check}", most, at_most=MOST,
         ),
         Claim(
             "And the other way round: E_π[log π/π_ref] = KL(π‖π_ref).", EQUATION,
-            f"largest of {len(runs)} runs, {check}", max(map(abs, policy.values())), at_most=MOST,
+            f"largest of {len(runs)} runs, {check}", _most(policy), at_most=MOST,
         ),
         Claim(
             "The probe of the trainer sees it while a run goes on.", EQUATION,
             f"largest |reference/z| of {len(looks)} looks of all runs (looks of one run share their texts)",
-            max(looks), at_most=5.0,
+            _most(looks), at_most=5.0,
         ),
     )  # fmt: skip
 
@@ -102,23 +116,24 @@ def _sign_claims(runs: Row) -> tuple[Claim, ...]:
         ),
         Claim(
             "The margin grows in all of them.", FIGURE_3,
-            f"least lower end of the 95 % interval of {len(runs)} held-out margins, nats", min(margins), at_least=0.0,
+            f"least lower end of the 95 % interval of {len(runs)} held-out margins, nats", -_most(-x for x in margins),
+            at_least=0.0,
         ),
         Claim(
             "With the sampler of both answers as reference, their mean is what the reference's own texts have.",
             "derived here: chosen and rejected together are draws of it",
             "(chosen + rejected)/2 on held-out pairs minus the mean of fresh texts of the reference, in its own "
-            "standard errors; largest of the β", max(both), at_most=MOST,
+            "standard errors; largest of the β", _most(both), at_most=MOST,
         ),
         Claim(
             "And chosen answers rise by no more than log 2 nats a text.",
             "derived here: E_w[log π/π_ref] ≤ KL(D_w‖π_ref) ≤ log 2", f"{check}; measured: largest lower end of the β",
-            max(_chosen(row)["low"] for row in by["both"]), at_most=math.log(2),
+            _most(_chosen(row)["low"] for row in by["both"]), at_most=math.log(2),
         ),
         Claim(
             "With a reference tuned on the chosen answers they fall at every β.", FIGURE_3,
             f"{check}; measured: largest upper end of the 95 % interval over β",
-            max(_chosen(row)["high"] for row in by["chosen"]), at_most=0.0,
+            _most(_chosen(row)["high"] for row in by["chosen"]), at_most=0.0,
         ),
         Claim(
             "With a reference tuned on the rejected answers they rise, where β is large.", DERIVED,
@@ -129,7 +144,7 @@ def _sign_claims(runs: Row) -> tuple[Claim, ...]:
             "With a reference that never saw a review no sign is forced, and here they fall at every β.",
             "measured here; in Figure 3 of Rafailov et al. 2024 the runs without SFT stay above zero",
             f"{check}; measured: largest upper end of the 95 % interval over β",
-            max(_chosen(row)["high"] for row in by["none"]), at_most=0.0,
+            _most(_chosen(row)["high"] for row in by["none"]), at_most=0.0,
         ),
     )  # fmt: skip
 
@@ -159,7 +174,7 @@ def _mean_of_both(row: Row) -> float:
     """|(chosen + rejected)/2 − fresh texts of the reference| in standard errors, by prompt."""
     sides = [row["report"]["against"][name]["ratio"] for name in ("chosen", "rejected")]
     error = sum(side["se"] for side in sides) / 2  # both subtract the same texts: an upper bound of the error
-    return float(abs(sum(side["mean"] for side in sides) / 2) / max(error, 1e-12))
+    return float(abs(sum(side["mean"] for side in sides) / 2) / _most((error, 1e-12)))
 
 
 def _table(runs: Row) -> Table:
@@ -169,7 +184,7 @@ def _table(runs: Row) -> Table:
         rows.append(
             (
                 NAMES[row["reference"]], row["beta"], *(_ends(sets[name]["ratio"]) for name in ("chosen", "rejected")),
-                _ends(own["ratio"]), _ends(own["kl"]), f"{own['z']:+.2f}",
+                _ends(own["ratio"]), _ends(own["kl"]), None if math.isnan(own["z"]) else f"{own['z']:+.2f}",
                 f"{sets['policy samples']['ratio']['mean']:.2f}", row["report"]["verdict"],
             )
         )  # fmt: skip
@@ -223,5 +238,6 @@ def _notes(results: Row) -> tuple[str, ...]:
 
 
 def _ends(found: Row) -> str:
-    """`-1.20 (-1.31 to -1.09)`."""
-    return f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    """`-1.20 (-1.31 to -1.09)`; a dash for an interval that is not known."""
+    reach = "–" if math.isnan(found["low"]) else f"{found['low']:.2f} to {found['high']:.2f}"
+    return f"{found['mean']:.2f} ({reach})"

@@ -20,11 +20,11 @@ from tokenward.search.language import LanguageProblem, rollout
 from tokenward.search.mcts import tree_search
 from tokenward.search.moves import Spans
 from tokenward.search.problem import Answer, Path
+from tokenward.trained.search.plan import PILOT
 from tokenward.types import Rollout
 
 Numbers = dict[str, Any]
 BRANCH = 8  # likeliest tokens that an implicit reward, a critic or a tree search chooses among
-PILOT = 8  # prompts on which settings are fitted to the budget
 SETTINGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 STRONGER = 2.0  # β of the realigned policy: twice as far from SFT as DPO, in log-ratios
 

@@ -10,6 +10,7 @@ from tokenward.demo.plan import Plan as DemoPlan
 from tokenward.errors import InputError
 
 _DEMO = DemoPlan()
+PILOT = 8  # prompts on which settings are fitted to the budget
 
 
 @final
@@ -40,5 +41,14 @@ class Plan:
     def __post_init__(self) -> None:
         if self.beta not in self.betas:
             raise InputError(f"beta {self.beta} must be one of betas {self.betas}")
-        if {self.widths[0], self.ppo_widths[0], self.mean_widths[0]} != {1}:
-            raise InputError(f"widths are compared with width 1: begin each list with it, got {self.widths}")
+        lists = (self.widths, self.ppo_widths, self.mean_widths)
+        if {widths[:1] for widths in lists} != {(1,)} or 5 not in self.widths:
+            raise InputError(
+                "widths are compared with width 1, and those of DPO with 5: begin each list with 1, and give 5 in "
+                f"widths, got {', '.join(map(str, lists))}"
+            )
+        if self.prompts + PILOT > self.held_prompts:
+            raise InputError(
+                f"prompts = {self.prompts} and the {PILOT} on which settings are fitted are more than held_prompts = "
+                f"{self.held_prompts}"
+            )
