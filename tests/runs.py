@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests import tiny
 from tokenward.objective.updates import ConstrainedStep
 from tokenward.recipes import build
+from tokenward.runlog import read
 from tokenward.train.config import RunConfig
 
 REWARD = '''
@@ -81,6 +82,14 @@ def config(folder: Path, recipe: str, *, count: int = 24, **more: object) -> Run
     if settings.get("max_new_tokens") is None:
         settings["rows_per_update"] = 8
     return RunConfig(**{**settings, **more})  # type: ignore[arg-type]
+
+
+def facts(out: Path) -> list[dict[str, object]]:
+    """The events without what depends on the machine's speed."""
+    return [
+        {name: value for name, value in event.items() if not name.startswith(("timing_s/", "perf/"))}
+        for event in read(out / "events.jsonl")
+    ]
 
 
 def weights(folder: Path | str) -> list[torch.Tensor]:

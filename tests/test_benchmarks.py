@@ -33,11 +33,16 @@ def test_seeds_side_by_side(values, cell, seeds):
     assert (table.over_seeds(values), table.each(values)) == (cell, seeds)
 
 
-def test_a_table_without_its_ceiling_says_what_is_missing(tmp_path, capsys):
-    lines = [record("start", None, [0.0] * 3, 0.0), record("dpo", 1.0, [1.0] * 3, 1.0), record("dpo", 0.1, [2.0] * 3, 4)]
+def test_a_table_without_its_ceiling_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    lines = [
+        record("start", None, [0.0] * 3, 0.0),
+        record("dpo", 1.0, [1.0] * 3, 1.0),
+        record("dpo", 0.1, [2.0] * 3, 4),
+    ]
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     bands = script("frontier/bands.py")
+    monkeypatch.setattr(bands, "svg", lambda figure: "")
     bands.main([str(path)])
     out, err = capsys.readouterr()
     assert "| dpo | 0.50 " in out and "ceiling" not in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -48,6 +49,26 @@ def tiny(
     return scorer(llama(seed=seed, dtype=dtype, vocabulary=vocabulary), value_head=head)
 
 
+def laws(model: Scorer, tokens: list[int] | torch.Tensor, *, temperature: float = 1.0) -> np.ndarray:
+    """log π over the vocabulary after each token of a row, or of each row, in numpy from the bare model's logits."""
+    with torch.no_grad():
+        logits = model.causal_lm(input_ids=torch.atleast_2d(torch.as_tensor(tokens)), use_cache=False).logits
+    logits = logits.double().numpy() / temperature
+    top = logits.max(-1, keepdims=True)
+    return (logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))).reshape(*np.shape(tokens), -1)
+
+
+def ruled_out(model: Scorer, token: int) -> Scorer:
+    """The same model with a bias of −∞ on the logit of one token."""
+    old = model.lm_head
+    head = torch.nn.Linear(old.in_features, old.out_features, dtype=old.weight.dtype)
+    bias = torch.zeros(old.out_features)
+    bias[token] = -torch.inf
+    head.load_state_dict({"weight": old.weight.detach(), "bias": bias})
+    model.lm_head = head
+    return model
+
+
 def batch(*, lengths=(9, 5, 12, 7), prompts=(3, 2, 4, 7), seed: int = 0, vocabulary: int = VOCABULARY) -> Batch:
     """Random rows; a row's trainable tokens are those after its prompt (the last row has none)."""
     random = torch.Generator().manual_seed(seed)
@@ -73,8 +94,8 @@ def word_tokenizer(*, pad: str = "<pad>", size: int = VOCABULARY) -> PreTrainedT
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=pad, eos_token="<eos>", bos_token="<bos>")
 
 
-def saved(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A model directory with its tokenizer."""
+def saved(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, words: int = VOCABULARY) -> Path:
+    """A model directory with its tokenizer, which knows so many words."""
     llama(seed=seed, dtype=dtype).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    word_tokenizer(size=words).save_pretrained(folder)
     return folder

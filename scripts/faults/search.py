@@ -21,7 +21,7 @@ SEARCH = [
           (f"{THEORY}::test_guidance_by_the_soft_value_draws_from_the_optimum",)),
     Fault(f"{SRC}/search/beam.py", "        elif place < width:\n            ended.append(longer)", "        else:\n            ended.append(longer)",
           "a refilled beam takes ends that are not among the best",
-          (f"{FLAGS}::test_a_refilled_beam_is_transformers_beam_search",)),
+          (f"{FLAGS}::test_a_refilled_beam_takes_ends_among_the_best_alone",)),
     Fault(f"{SRC}/lab/theory/beams.py", "prefix_sums(tree, reward + tau * ref_logp)", "prefix_sums(tree, reward - tau * ref_logp)",
           "depth-K search pays for leaving the reference",
           (f"{THEORY}::test_depth_k_search_with_values_is_likelihood_search_for_every_k",)),

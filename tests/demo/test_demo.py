@@ -53,7 +53,7 @@ def test_rto_keeps_its_guide_below_the_pull_to_the_reference():
         demo.Plan(beta_guide=0.3, beta_kl=0.1)
 
 
-def test_the_judge_is_the_world(tmp_path):
+def test_the_judge_is_the_world():
     (row,), _ = world_rows.prompt_rows(train=1, heldout=1, seed=0)
     text = f"the {row['item']} is {'red' if row['color'] != 'red' else 'blue'} . i love it ."
     (found,) = demo_measure.judge([row["prompt"]], [text], [{}])
@@ -182,7 +182,7 @@ def test_the_table_has_a_line_for_every_method_and_search():
 
 
 @pytest.mark.slow
-def test_the_demo_at_a_tenth_of_its_updates(tmp_path, capsys):
+def test_the_demo_at_a_tenth_of_its_updates(tmp_path):
     out = tmp_path / "demo"
     plan = replace(demo.Plan(), held_prompts=64, search_prompts=16, ceiling_samples=200, pair_prompts=100)
     words = demo.demo(out=str(out), scale=0.1, seed=3, plan=plan)

@@ -203,8 +203,7 @@ def test_what_cannot_be_evaluated_is_said(world, model, data, given, message):
 
 
 def test_a_reference_that_reads_other_tokens_is_refused(world, tmp_path):
-    other = saved(tmp_path / "other", seed=1)
-    word_tokenizer(size=38).save_pretrained(other)
+    other = saved(tmp_path / "other", seed=1, words=38)
     for data in ("pairs.jsonl", "prompts.jsonl"):
         with pytest.raises(
             InputError, match=r"^--ref \S+other has another tokenizer .*2 entries differ.*the same base$"

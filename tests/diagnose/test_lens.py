@@ -37,11 +37,8 @@ BETA = 0.3
 
 
 def laws(model, tokens, *, temperature=1.0):
-    """log π over the vocabulary before each token of one row, in numpy, from the bare model's logits."""
-    with torch.no_grad():
-        logits = model.causal_lm(input_ids=torch.tensor([tokens])).logits[0].double().numpy() / temperature
-    top = logits.max(-1, keepdims=True)
-    table = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+    """`tiny.laws` before each token of one row."""
+    table = tiny.laws(model, tokens, temperature=temperature)
     return np.concatenate([np.full((1, table.shape[1]), np.nan), table[:-1]])  # place t speaks about token t
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import runs
-from tests.tiny import BOS, EOS, PAD, batch, llama, saved, tiny, word_tokenizer
+from tests.tiny import BOS, EOS, PAD, batch, laws, llama, ruled_out, saved, tiny, word_tokenizer
 from tokenward.cli import main
 from tokenward.data.tokenize import Demonstration, Labeled, Pair, Prompt, Response, StepPair, StepResponse
 from tokenward.diagnose.evaluate import Evaluation
@@ -36,17 +36,9 @@ from tokenward.train import loop
 ENDS = (EOS,)
 
 
-def law(model, ids, temperature=1.0):
-    """[T V] log-probabilities of the token after each place, in numpy."""
-    with torch.no_grad():
-        logits = model.causal_lm(input_ids=torch.tensor([ids])).logits[0].double().numpy() / temperature
-    top = logits.max(-1, keepdims=True)
-    return logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
-
-
 def columns(policy, reference, prompt, response, temperature=1.0):
     """The columns of `TwoLaws`, token by token, by their definitions."""
-    ours, theirs = (law(model, [*prompt, *response], temperature) for model in (policy, reference))
+    ours, theirs = (laws(model, [*prompt, *response], temperature=temperature) for model in (policy, reference))
     found = {name: [] for name in COLUMNS}
     for i, token in enumerate(response):
         p, q = ours[len(prompt) + i - 1], theirs[len(prompt) + i - 1]
@@ -207,24 +199,13 @@ def test_an_error_that_is_not_known_is_not_written(models):
     assert "standard error" in "\n".join(report.lines()) and "standard error" in reference_page(report)
 
 
-def without(model, token):
-    """The same model with the logit of a token at −∞ everywhere."""
-    old = model.lm_head
-    head = torch.nn.Linear(old.in_features, old.out_features)
-    bias = torch.zeros(old.out_features)
-    bias[token] = -math.inf
-    head.load_state_dict({"weight": old.weight.detach(), "bias": bias})
-    model.lm_head = head
-    return model
-
-
 def test_a_token_ruled_out_by_both_models_changes_no_number():
     """Entropies and KLs are those over the rest of the vocabulary, and a moved policy is not called unmoved."""
-    ours, theirs = without(tiny(seed=1), 30), without(tiny(seed=0), 30)
+    ours, theirs = ruled_out(tiny(seed=1), 30), ruled_out(tiny(seed=0), 30)
     found = scored(TEXTS, policy=ours, reference=theirs, pad_id=PAD)
     assert all(bool(getattr(found.laws, name).isfinite().all()) for name in COLUMNS)
     rest = [i for i in range(40) if i != 30]
-    p, q = (law(model, [*TEXTS[0].prompt])[-1][rest] for model in (tiny(seed=1), tiny(seed=0)))
+    p, q = (laws(model, [*TEXTS[0].prompt])[-1][rest] for model in (tiny(seed=1), tiny(seed=0)))
     p, q = p - np.log(np.exp(p).sum()), q - np.log(np.exp(q).sum())
     first = {"entropy": -(np.exp(p) * p).sum(), "kl": (np.exp(p) * (p - q)).sum(), "back": (np.exp(q) * (q - p)).sum()}
     for name, value in first.items():
@@ -236,7 +217,7 @@ def test_a_token_ruled_out_by_both_models_changes_no_number():
 @pytest.mark.parametrize("side", ["policy", "reference"])
 def test_a_token_ruled_out_by_one_model_is_a_finding(side):
     ours, theirs = tiny(seed=1), tiny(seed=0)
-    without(ours if side == "policy" else theirs, 8)  # TEXTS[0] has it
+    ruled_out(ours if side == "policy" else theirs, 8)  # TEXTS[0] has it
     found = scored(TEXTS, policy=ours, reference=theirs, pad_id=PAD)
     now = measured(dict.fromkeys(("data", OF_REFERENCE, OF_POLICY), found))
     infinite = now.sets["data"].kl if side == "reference" else now.sets["data"].back
@@ -281,7 +262,7 @@ def test_masses_are_sums_of_probabilities_of_whole_texts(models):
     found = mass({name: sets[name] for name in ("chosen", "rejected")}, sets[OF_POLICY])
 
     def probability(model, text):
-        rows = law(model, [*text.prompt, *text.tokens])
+        rows = laws(model, [*text.prompt, *text.tokens])
         return math.exp(sum(rows[len(text.prompt) + i - 1, t] for i, t in enumerate(text.tokens)))
 
     for part, model in ((found.before, models[1]), (found.after, models[0])):
@@ -308,10 +289,10 @@ def test_masses_are_means_over_all_prompts_and_of_whole_texts_alone(models):
     sets = {name: scored(rows, policy=models[0], reference=models[1], pad_id=PAD) for name, rows in texts.items()}
     policy = sets.pop(OF_POLICY)
     found = mass(sets, policy)
-    for part, laws in ((found.before, "ref_logp"), (found.after, "logp")):
+    for part, column in ((found.before, "ref_logp"), (found.after, "logp")):
         assert [*part] == ["chosen", "rejected"]  # nothing can be said of a set without whole texts
         for name, value in part.items():
-            of = getattr(sets[name].laws, laws).sum(-1).exp()
+            of = getattr(sets[name].laws, column).sum(-1).exp()
             assert (value.mean, value.count) == (pytest.approx(float(of.sum()) / 2), 2)
     assert {name: value.mean for name, value in found.sampled.items()} == pytest.approx(
         {"chosen": 1 / 2, "rejected": 0, "elsewhere": 1 / 2}
@@ -477,7 +458,7 @@ def test_the_command_writes_a_report_and_a_page_without_scripts(folder, capsys):
     assert "<img src=x" not in page and "&lt;img src=x" in page and "<script" not in page.lower()
 
 
-def test_prompts_alone_and_demonstrations_will_do(folder, models, capsys):
+def test_prompts_alone_and_demonstrations_will_do(folder, models):
     words = ["diagnose", "--model", folder / "policy", "--ref", folder / "base", "--data", folder / "prompts.jsonl"]
     assert main([*map(str, words), "--out", str(folder / "p"), "--max-new-tokens", "4"]) == 0
     plain_ = json.loads((folder / "p" / "reference.json").read_text())
@@ -595,6 +576,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, tmp_path, capsys, words, comp
     capsys.readouterr()
     assert main(["diagnose", *(word.format(**names) for word in words)]) == 2
     assert complaint in (told := capsys.readouterr().err) and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -707,7 +689,7 @@ def test_a_probe_that_cannot_be_is_refused(tmp_path, recipe, more, complaint):
         loop.run(runs.config(tmp_path, recipe, **more), recipe)
 
 
-def test_drift_is_the_log_ratio_of_a_token(tmp_path):
+def test_drift_is_the_log_ratio_of_a_token():
     """rewards/… is β times the sum over a text, drift/… the mean over tokens, on the same rows."""
     from tokenward.data.collate import pairs_batch
     from tokenward.objective.metrics import step_metrics

@@ -430,6 +430,19 @@ def test_the_real_feedback_is_read_whole(shared):
 # --- the study -----------------------------------------------------------------------------------------------------
 
 
+def test_suspicion_is_high_where_credit_is_low_and_the_tables_say_so():
+    """Two texts of one prompt each, the second fact wrong: the policy writes it less often than SFT."""
+    logps = {"sft": [-1.0, -1.0], "dpo": [-0.5, -3.0], "dpo-random": [-1.0, -1.0], "dpo-swapped": [-3.0, -0.5]}
+    models = {name: {"logp": [row, row], "entropy": [[0.2, 0.1]] * 2} for name, row in logps.items()}
+    found = measure.suspicions(models, beta=0.5)
+    assert found[measure.TRUE] == [[-0.25, 1.0]] * 2 and found[measure.SWAPPED] == [[1.0, -0.25]] * 2
+    assert found[measure.SFT_LOGP] == [[1.0, 1.0]] * 2 and found[measure.POLICY_LOGP] == [[0.5, 3.0]] * 2
+    texts = {"set": ["sampled"] * 2, "prompt": [0, 1], "tokens": [[3, 4]] * 2, "kind": [["", "contradiction"]] * 2,
+             "slot": [[True, True]] * 2}  # fmt: skip
+    table = from_json(measure.tables(texts, models, beta=0.5, draws=100)["sampled_facts"])
+    assert [table.of(name).auc.value for name in (measure.TRUE, measure.RANDOM, measure.SWAPPED)] == [1.0, 0.5, 0.0]
+
+
 def near(value, *, reach=0.01, wrong=50):
     interval = {"value": value, "low": value - reach, "high": value + reach}
     return {"auc": interval, "ap": interval, "wrong": wrong, "right": 400, "texts": 20}

@@ -119,19 +119,7 @@ def pair_recipe(draw) -> Recipe:
             ]
         )
     )
-    link = draw(
-        st.sampled_from(
-            [
-                Logistic(),
-                Logistic(margin=0.5),
-                BernoulliKL(),
-                SquashedSquare(),
-                Square(),
-                SquareMargin(margin=1.0),
-                Hinge(),
-            ]
-        )
-    )
+    link = draw(st.sampled_from(PAIR_LINKS))
     target = draw(st.sampled_from([Won(), Won(smoothing=0.1), Probability(), Majority(), ScoreGap()]))
     return Recipe("drawn", (), (Stream("pairs"),), (PairTerm("t", score=score, link=link, target=target),))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from tests.tiny import batch, llama, tiny
+from tests.tiny import batch, llama, ruled_out, tiny
 from tokenward.errors import InputError
 from tokenward.models.adapters import adapters_off, add_lora
 from tokenward.models.divergence import mean_under
@@ -271,17 +271,6 @@ def test_impossible_masks_and_rows_beyond_the_context_are_named():
         model(dataclasses.replace(rows, mask=late), fields=frozenset({"logp"}))
     with pytest.raises(InputError, match="70 tokens does not fit the model's context of 64"):
         model(batch(lengths=(70,), prompts=(3,)), fields=frozenset({"logp"}))
-
-
-def ruled_out(model: Scorer, token: int) -> Scorer:
-    """The same model with a bias of −∞ on the logit of one token."""
-    old = model.lm_head
-    head = torch.nn.Linear(old.in_features, old.out_features, dtype=old.weight.dtype)
-    bias = torch.zeros(old.out_features)
-    bias[token] = -torch.inf
-    head.load_state_dict({"weight": old.weight.detach(), "bias": bias})
-    model.lm_head = head
-    return model
 
 
 SUMS = ("entropy", "kl_ref", "kl_old", "kl_of_old")

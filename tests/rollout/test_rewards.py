@@ -384,8 +384,7 @@ def test_an_implicit_reward_that_is_not_a_number_is_named():
 
 
 def test_the_models_of_an_implicit_reward_read_the_policys_tokens(tmp_path):
-    one = saved(tmp_path / "one")
-    word_tokenizer(size=39).save_pretrained(one)
+    one = saved(tmp_path / "one", words=39)
     with pytest.raises(InputError, match=r"implicit reward: .*one has another tokenizer than the policy"):
         reward(f"implicit:{one}|{one}|1", tokenizer=word_tokenizer())
 

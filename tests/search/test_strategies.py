@@ -65,6 +65,14 @@ def test_a_refilled_beam_is_transformers_beam_search(width, length, penalty):
     assert compared >= 5  # texts that end before the limit are among them
 
 
+def test_a_refilled_beam_takes_ends_among_the_best_alone():
+    """Of two live paths all six children end: the two best count."""
+    tree = grow(vocab=3, horizon=2, eos=0)
+    law = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().expand(1, tree.states, 3)
+    (found,) = beam_search(TreeProblem(tree, law), [0], width=2, length="mean", places="refilled").found
+    assert [path.tokens for path, _ in found.compared] == [(0,), (1, 0), (2, 0)]
+
+
 @pytest.mark.parametrize("length", ["sum", "mean"])
 def test_a_shared_beam_finds_the_same_by_sum_and_another_by_mean(length):
     """What an end displaces is less likely than the text it ends, and sums only fall; means can rise again."""

@@ -127,10 +127,10 @@ def test_the_command_writes_a_study_and_its_page(tmp_path, capsys):
 
 
 NOISY = {
-    "ref": [0.6, 0.4], "reward": [0.0, 1.0],  # of two answers every tilt is on the frontier
-    "labels": {"kind": "bradley-terry", "noise": 0.2}, "pairs": [[0, 0, 0.5], [1, 0, 0.5]],
+    "ref": [0.5, 0.3, 0.2], "reward": [0.0, 1.0, 1.5],
+    "labels": {"kind": "bradley-terry", "noise": 0.2}, "pairs": [[0, 1, 0.5], [1, 2, 0.5]],
 }  # fmt: skip
-EQUAL = {"ref": [0.3, 0.7], "reward": [1.0, 1.0]}
+EQUAL = {"ref": [0.1, 0.2, 0.7], "reward": [1.1, 1.1, 1.1]}
 FEW = {
     "frontier": {"GRID": (1.0,), "DRAWS": (1, 4)},
     "reference": {
@@ -154,8 +154,10 @@ def test_of_a_world_of_ones_own_theorems_alone_are_claimed_and_its_data_are_the_
     for key, value in FEW[name].items():
         monkeypatch.setattr(sys.modules[STUDIES[name].__module__], key, value)
     monkeypatch.setattr(credit_study, "_runs", lambda world, labels: RUNS)
-    found = STUDIES[name](parse_world({"tau": 0.7, "vocab": 2, "horizon": 1, "prompts": [NOISY, EQUAL]}, name="w"))
-    assert found.claims and not found.failed, [(claim.text, claim.measured) for claim in found.failed]
+    for prompt in (NOISY, EQUAL):
+        found = STUDIES[name](parse_world({"tau": 0.7, "vocab": 3, "horizon": 1, "prompts": [prompt]}, name="w"))
+        assert found.claims and not found.failed, [(claim.text, claim.measured) for claim in found.failed]
+        assert not [claim.text for claim in found.claims if "rests below" in claim.text or "can rise" in claim.text]
 
 
 RUNS = [

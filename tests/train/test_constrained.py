@@ -52,11 +52,7 @@ def adapted(*, seed: int = 0):
 
 def laws(policy, batch: Batch, *, temperature: float = 1.0) -> np.ndarray:
     """log π(·|s) before every trainable token, from the model itself: [N V]."""
-    with torch.no_grad():
-        logits = policy.causal_lm(input_ids=batch.tokens, use_cache=False).logits.double().numpy() / temperature
-    logits = np.concatenate([np.zeros_like(logits[:, :1]), logits[:, :-1]], 1)[batch.mask.numpy()]
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return tiny.laws(policy, batch.tokens, temperature=temperature)[:, :-1][batch.mask[:, 1:].numpy()]
 
 
 def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:

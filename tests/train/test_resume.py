@@ -19,7 +19,6 @@ import torch
 from tests import runs
 from tokenward.cli import main as cli
 from tokenward.errors import InputError
-from tokenward.runlog import read
 from tokenward.train import checkpoint, directory, loop
 from tokenward.train.config import RunConfig
 from tokenward.train.runtime import Interrupted
@@ -40,16 +39,8 @@ class Killed(BaseException):
     """Stands for the process's end: nothing in the program catches it."""
 
 
-def facts(out: Path) -> list[dict[str, object]]:
-    """The events without what depends on the machine's speed."""
-    return [
-        {name: value for name, value in event.items() if not name.startswith(("timing_s/", "perf/"))}
-        for event in read(out / "events.jsonl")
-    ]
-
-
 def same(one: Path, two: Path) -> None:
-    assert facts(one) == facts(two)
+    assert runs.facts(one) == runs.facts(two)
     for part in ("model", "critic"):
         if (one / part).exists():
             assert all(

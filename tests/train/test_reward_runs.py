@@ -17,7 +17,6 @@ from tokenward.diagnose.evaluate import evaluate
 from tokenward.errors import InputError, RunError
 from tokenward.rollout.rewards.answer import Answer
 from tokenward.rollout.rewards.number import MARK, answer
-from tokenward.runlog import read
 from tokenward.search.answers import answers
 from tokenward.train import loop
 from tokenward.train.config import RunConfig
@@ -46,13 +45,6 @@ def config(folder: Path, **more: object) -> RunConfig:
     (folder / "mine.py").write_text(REWARD)
     settings = {"reward": f"{folder}/mine.py:evens", "updates": 8, "epochs": 1, "save_every": 0, **more}
     return runs.config(folder, "rloo", **settings)
-
-
-def facts(out: Path) -> list[dict[str, object]]:
-    return [
-        {name: value for name, value in event.items() if not name.startswith(("timing_s/", "perf/"))}
-        for event in read(out / "events.jsonl")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +78,7 @@ def test_a_run_whose_reward_fails_goes_on_as_if_it_had_not(tmp_path, fault, mess
     (tmp_path / "failed" / "now").unlink()
     loop.resume(Path(failed.out), show="nothing")
     one, two = tmp_path / "straight" / "run", Path(failed.out)
-    assert facts(one) == facts(two)
+    assert runs.facts(one) == runs.facts(two)
     for a, b in zip(runs.weights(one / "model"), runs.weights(two / "model"), strict=True):
         assert torch.equal(a, b)
 
@@ -115,7 +107,7 @@ def test_every_part_is_logged_and_told_with_its_weight(tmp_path, capsys):
         r"reward = 0.75 × evens \(function .*mine.py:evens\) − 0.5 × length \(length:4\) \+ 2 × stop \(stop:0.25\)",
         capsys.readouterr().out,
     )
-    first = facts(Path(made.out))[0]
+    first = runs.facts(Path(made.out))[0]
     parts = {name: first[f"reward/{name}"] for name in ("evens", "length", "stop")}
     want = 0.75 * parts["evens"] - 0.5 * parts["length"] + 2 * parts["stop"]
     assert first["score"] == pytest.approx(want, abs=1e-6)
@@ -133,7 +125,7 @@ def test_token_rewards_are_logged_and_learned_from(tmp_path):
     more = {"reward": f"{tmp_path}/mine.py:eights", "updates": 24, "rollout_rows": 32, "mini_rows": 32, "epochs": 1}
     made = runs.config(tmp_path, "reinforce", **more)
     loop.run(made, "reinforce", show="nothing")
-    events = [event for event in facts(Path(made.out)) if event["event"] == "update"]
+    events = [event for event in runs.facts(Path(made.out)) if event["event"] == "update"]
     early, late = (sum(e["reward/tokens"] for e in part) / 6 for part in (events[:6], events[-6:]))
     assert all(event["score"] == pytest.approx(event["reward/tokens"]) for event in events)
     assert late > early + 0.5

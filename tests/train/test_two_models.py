@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from tests import runs, tiny, two_models
-from tests.train.test_resume import facts, killed_after
+from tests.train.test_resume import killed_after
 from tokenward.data import dataset, view
 from tokenward.data.collate import rows_batch
 from tokenward.data.sources import OfflineSource
@@ -343,7 +343,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit_with_both_models(tmp_path, mon
     killed_after(2, again, "dpo", monkeypatch)
     torch.manual_seed(5)
     loop.resume(tmp_path / "again", show="nothing")
-    assert facts(tmp_path / "run") == facts(tmp_path / "again")
+    assert runs.facts(tmp_path / "run") == runs.facts(tmp_path / "again")
     for name in ("model", "partner"):
         one, two = (runs.weights(tmp_path / run / name) for run in ("run", "again"))
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))

@@ -16,9 +16,7 @@ from tokenward.train.opened import fresh
 
 def other(folder: Path) -> str:
     """A model of the same shape whose tokenizer lacks two words."""
-    path = tiny.saved(folder / "other")
-    tiny.word_tokenizer(size=tiny.VOCABULARY - 2).save_pretrained(path)
-    return str(path)
+    return str(tiny.saved(folder / "other", words=tiny.VOCABULARY - 2))
 
 
 @pytest.mark.parametrize(
