@@ -13,6 +13,7 @@ from tests import runs
 from tests.search.test_search import PROMPTS, Tree, language
 from tests.tiny import EOS, PAD, VOCABULARY, saved, tiny, word_tokenizer
 from tokenward.cli import main
+from tokenward.data.tokenize import Prompt
 from tokenward.errors import InputError, RunError
 from tokenward.lab.worlds.tree import grow
 from tokenward.models import load
@@ -479,13 +480,16 @@ def test_values_of_a_run_are_found_and_a_model_without_any_is_refused(places, tm
     save_value_head(policy, tmp_path / "shared" / "value_head.safetensors")
     (tmp_path / "own").mkdir()
     shutil.copytree(places["critic"], tmp_path / "own" / "critic")
-    words = {"strategy": "guided", "limit": 1, "max_new_tokens": 4, "prompts": places["prompts"], "take": "argmax"}
+    words = {"strategy": "guided", "limit": 1, "max_new_tokens": 4, "prompts": places["prompts"], "branch": 4}
     one, two, three = (
-        next(iter(answers(places["model"], critic=str(critic), **words)))["completion"]
+        next(iter(answers(places["model"], critic=str(critic), **words)))
         for critic in (tmp_path / "own", places["critic"], tmp_path / "shared")
     )
-    assert one == two
+    assert [one[key] for key in ("completion", "score")] == [two[key] for key in ("completion", "score")]
     loaded = value_model(str(tmp_path / "shared"))
-    assert torch.equal(loaded.value_head.weight, policy.value_head.weight) and isinstance(three, str)
+    assert torch.equal(loaded.value_head.weight, policy.value_head.weight)
+    problem = language(load.policy(places["model"]), reference=None, critic=loaded, branch=4, max_new_tokens=4)
+    (found,) = guided(problem, [Prompt(0, (5, 6), "")], by="critic", ends="critic").found
+    assert three["score"] == pytest.approx(found.score, abs=1e-5) != pytest.approx(one["score"], abs=1e-3)
     with pytest.raises(InputError, match="has learned no values: give the directory of a run with a critic"):
         list(answers(places["model"], critic=places["other"], **words))
