@@ -1,4 +1,4 @@
-"""A Python file of the user's own: imported by its path, and one line for what it raises.
+"""A Python file of the user's own: imported by its path, one line for what it raises, the types of its functions.
 
 The file runs as Python: name only files that you trust. Needs the standard library alone.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any, get_type_hints
 
 
 class Refused(Exception):
@@ -44,3 +48,15 @@ def raised(error: BaseException, *, file: Path | None = None) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     return f"{said}, {file.name} line {lines[-1]}" if lines else said
+
+
+def hints(make: Callable[..., object]) -> dict[str, Any]:
+    """The types of a function's keywords; a name that stands in a file for type checkers alone has none."""
+    scope = getattr(inspect.unwrap(make), "__globals__", {})
+    found: dict[str, Any] = {}
+    for name, keyword in inspect.signature(make).parameters.items():
+        if keyword.annotation is not keyword.empty:
+            with suppress(NameError, AttributeError):
+                alone: Any = SimpleNamespace(__annotations__={name: keyword.annotation})
+                found |= get_type_hints(alone, scope)
+    return found

@@ -18,7 +18,8 @@ import torch
 from tests import health as logs
 from tests import runs, tiny
 from tests.places import ROOT
-from tests.train.test_resume import Killed, facts, killed_after, same
+from tests.runs import facts
+from tests.train.test_resume import Killed, killed_after, same
 from tokenward.cli.health import health as command
 from tokenward.diagnose.health.overoptimization import fit
 from tokenward.diagnose.health.run import health, of_events, write

@@ -480,7 +480,8 @@ def test_values_of_a_run_are_found_and_a_model_without_any_is_refused(places, tm
     save_value_head(policy, tmp_path / "shared" / "value_head.safetensors")
     (tmp_path / "own").mkdir()
     shutil.copytree(places["critic"], tmp_path / "own" / "critic")
-    words = {"strategy": "guided", "limit": 1, "max_new_tokens": 4, "prompts": places["prompts"], "branch": 4}
+    words = {"strategy": "guided", "limit": 1, "max_new_tokens": 4, "prompts": places["prompts"], "take": "rerank"}
+    words |= {"branch": VOCABULARY}
     one, two, three = (
         next(iter(answers(places["model"], critic=str(critic), **words)))
         for critic in (tmp_path / "own", places["critic"], tmp_path / "shared")
@@ -488,8 +489,8 @@ def test_values_of_a_run_are_found_and_a_model_without_any_is_refused(places, tm
     assert [one[key] for key in ("completion", "score")] == [two[key] for key in ("completion", "score")]
     loaded = value_model(str(tmp_path / "shared"))
     assert torch.equal(loaded.value_head.weight, policy.value_head.weight)
-    problem = language(load.policy(places["model"]), reference=None, critic=loaded, branch=4, max_new_tokens=4)
-    (found,) = guided(problem, [Prompt(0, (5, 6), "")], by="critic", ends="critic").found
+    problem = language(load.policy(places["model"]), reference=None, critic=loaded, max_new_tokens=4)
+    (found,) = guided(problem, [Prompt(0, (5, 6), "")], by="critic", take="rerank", ends="critic").found
     assert three["score"] == pytest.approx(found.score, abs=1e-5) != pytest.approx(one["score"], abs=1e-3)
     with pytest.raises(InputError, match="has learned no values: give the directory of a run with a critic"):
         list(answers(places["model"], critic=places["other"], **words))

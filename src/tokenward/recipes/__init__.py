@@ -6,15 +6,13 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin
 
 from tokenward import ranges
 from tokenward.errors import InputError, nearest
 from tokenward.objective.recipe import Recipe
-from tokenward.own_file import Refused, module, raised
+from tokenward.own_file import Refused, hints, module, raised
 from tokenward.recipes.catalog import CATALOG
 
 Setting = int | float | str | None
@@ -72,18 +70,6 @@ def idle(name: str, settings: Mapping[str, Setting]) -> list[str]:
         for key, value in settings.items()
         if value != known[key].default and same_without(key)
     ]
-
-
-def hints(make: Callable[..., object]) -> dict[str, Any]:
-    """The types of a recipe's keywords; a name that stands in a file for type checkers alone has none."""
-    scope = getattr(inspect.unwrap(make), "__globals__", {})
-    found: dict[str, Any] = {}
-    for name, keyword in inspect.signature(make).parameters.items():
-        if keyword.annotation is not keyword.empty:
-            with suppress(NameError, AttributeError):
-                alone: Any = SimpleNamespace(__annotations__={name: keyword.annotation})
-                found |= get_type_hints(alone, scope)
-    return found
 
 
 def _choice(make: Callable[..., Recipe], key: str, value: Setting) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tokenward.errors import InputError, nearest
-from tokenward.recipes import hints
+from tokenward.own_file import hints
 from tokenward.train.config import OPTIONS, RunConfig, Scalar, coerce, flag, make
 
 T = TypeVar("T")
