@@ -80,7 +80,8 @@ SOLVES = {  # modules whose tests evaluate a loss thousands of times, with shape
     "test_verify", "test_targets_given", "test_theory_udrra", "test_theory_token_level", "test_fixed_points",
     "test_groups", "test_rate", "test_corrections", "test_pessimism", "test_joint_learning", "test_finite_sample",
     "test_bounds", "test_trust_region", "test_compositions", "test_rto", "test_games", "test_on_policy",
-    "test_remembered",
+    "test_remembered", "test_scenarios", "test_advice", "test_advice_reward", "test_studies", "test_frontier",
+    "test_theory",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["tokenward.cli", "tokenward.train.config"])
+@pytest.mark.parametrize("module", ["tokenward.cli", "tokenward.train.settings"])
 def test_the_command_line_imports_neither_torch_nor_jaxtyping(module):
     assert not loaded_after(f"import {module}") & {"torch", "jaxtyping", "transformers", "datasets", "peft"}
 

@@ -89,6 +89,7 @@ def test_once_every_sentence_is_said_all_more_is_repetition() -> None:
     assert again == {len(every.split()): "repeat"}
 
 
+@pytest.mark.slow
 def test_no_short_text_of_sentences_beats_the_best() -> None:
     facts = {"color": "red", "item": "lamp", "event": "late"}
     texts = [s.format(**facts) for s in (*world.STATEMENTS, *world.PRAISE, "i want a refund .", "that is all .")]

@@ -266,7 +266,7 @@ WORLDS = {
 LOOSE = {("rare", "grpo")}  # k3 grows as e^{-z}: at π_ref = 1e-12 slopes of 1e-8 leave 1e-5 of the law
 
 
-QUICK = ("deterministic", "samples")
+QUICK = ("samples",)
 
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in WORLDS])

@@ -164,7 +164,7 @@ def test_numbers_are_those_of_a_slow_reading():
         "(",
     ]
     pieces += [")", "]", "B", "_", "\n", "#", "é", "000", "123", ",456", "1,000", "e-2", "3/4"]
-    texts = ["".join(source.choices(pieces, k=source.randint(1, 14))) for _ in range(20_000)]
+    texts = ["".join(source.choices(pieces, k=source.randint(1, 14))) for _ in range(5_000)]
     seen = 0
     for text in texts:
         want = slow_numbers(text)
@@ -173,7 +173,7 @@ def test_numbers_are_those_of_a_slow_reading():
         assert answer(text.replace("#", "")) == (lambda found: found[-1] if found else None)(
             slow_numbers(text.replace("#", ""))
         ), text
-    assert seen > 20_000
+    assert seen > 5_000
 
 
 def test_long_texts_are_read_in_time_that_grows_with_them():

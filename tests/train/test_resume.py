@@ -52,7 +52,10 @@ def prepared(folder: Path, name: str, **more: object) -> RunConfig:
     return runs.config(folder, name, **{"updates": UPDATES, "save_every": 1, **RECIPES[name], **more})
 
 
-@pytest.fixture(params=sorted(RECIPES))
+SLOW = {"ipo", "kto"}  # what they add to the others is little
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted(RECIPES)])
 def straight(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, RunConfig]]:
