@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.lab.plain import gibbs, kl
-from tokenward.diagnose.measures.frontier import GRID, Measured, band, hull
+from tokenward.diagnose.measures.frontier import GRID as PLACES
+from tokenward.diagnose.measures.frontier import Measured, band, hull
 from tokenward.errors import InputError
 from tokenward.lab.optima import exact
 from tokenward.lab.optima.best_of_n import best_of_n_law
@@ -88,7 +89,7 @@ def test_a_band_that_begins_behind_zero_has_numbers_everywhere() -> None:
         found.kl and found.kl[0] > 0.5 and len({len(x) for x in (found.kl, found.reward, found.low, found.high)}) == 1
     )
     least, most = (float(f(point.kl.mean() for point in points)) for f in (min, max))
-    assert len(found.kl) == int((torch.linspace(0, most, GRID).double() >= least).sum())
+    assert len(found.kl) == int((torch.linspace(0, most, PLACES).double() >= least).sum())
     assert all(math.isfinite(x) for x in (*found.reward, *found.low, *found.high))
     assert all(low < high for low, high in zip(found.low, found.high, strict=True))
 
