@@ -21,7 +21,7 @@ CHAINS = [
           "steps: later errors count as first ones", CHAINS_TESTS),
     Fault(STEPS, '"credit": ("credit", neg)', '"credit": ("credit", float)',
           "steps: low credit speaks for a step", CHAINS_TESTS),
-    Fault("src/tokenward/trained/reasoning/bench.py", "after[every, batch.length - 1] = stats.model_score\n", "",
+    Fault("src/tokenward/trained/reasoning/bench.py", "after[every, batch.length - 1] = stats.model_score\n", "pass\n",
           "steps: the reward model's last gain is lost", CHAINS_TESTS),
     Fault("src/tokenward/trained/reasoning/choose.py", "range(0, len(prompt), n)", "range(0, len(prompt), most)",
           "best of n: only the first texts of a prompt are looked at", CHAINS_TESTS),
