@@ -194,6 +194,8 @@ def test_the_recipe_of_a_run_that_is_a_file_runs_only_where_it_was_asked_for(her
         ({"recipe": "dpo", "beta": -1}, "config.yaml: beta must be > 0, got -1.0"),
         ({"recipe": "dpo", "temperature": "hot"}, "config.yaml: temperature must be a number, got 'hot'"),
         ({"recipe": "dpo", "temperature": -1}, "config.yaml: temperature must be > 0, got -1.0"),
+        ({"recipe": "dpo", "temperature": 0}, "config.yaml: temperature must be > 0, got 0.0"),
+        ({"recipe": "dpo", "beta": 10**400}, "config.yaml: beta must be a number, got 1000"),
     ],
 )
 def test_settings_of_a_run_that_are_no_numbers_are_refused_by_their_file(tmp_path, settings, message):

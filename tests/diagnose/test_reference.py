@@ -541,8 +541,10 @@ def test_a_run_is_scored_at_the_temperature_it_was_trained_at(folder, tmp_path):
         assert f"all texts are drawn and scored at temperature {used:g}" in report.lines()
     with pytest.raises(InputError, match="temperature must be above 0"):
         found(0.5, temperature=0.0)
-    with pytest.raises(InputError, match="temperature = 'hot', no number: give --temperature"):
-        found("hot")
+    for told, wrong in (("hot", "must be a number, got 'hot'"), (-1, "must be > 0, got -1"), (0, "must be > 0, got 0")):
+        with pytest.raises(InputError, match=f"config.yaml: temperature {wrong}"):
+            found(told)
+        assert found(told, temperature=2.0).about["temperature"] == 2.0  # one that is given needs none of the run
 
 
 ALL = ["--model", "{policy}", "--ref", "{base}", "--data", "{data}", "--out", "{out}"]

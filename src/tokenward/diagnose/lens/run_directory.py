@@ -56,6 +56,12 @@ class Opened:
     reference: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def temperature(self) -> float:
+        """What divided the logits of the law that was trained; 1 where nothing is said of it."""
+        told = self.settings.get("temperature")
+        return 1.0 if told is None else _number("temperature", told, Path(self.model).parent)
+
 
 def opened(path: str) -> Opened:
     """A run directory by its config.yaml alone, no recipe read; any other path is a model of its own."""
@@ -93,7 +99,7 @@ def trained(path: str) -> Trained:
         value_head=str(folder / VALUE_HEAD) if valued and (folder / VALUE_HEAD).is_file() else None,
         partner=str(folder / "partner") if (folder / "partner" / "config.json").is_file() else None,
         partner_reference=_text(partner if partner_ref in _POLICY_ITSELF else partner_ref),
-        temperature=_number("temperature", settings.get("temperature") or 1.0, folder),
+        temperature=run.temperature,
         sentence_ends=_text(settings.get("sentence_ends")),
     )
 
@@ -133,7 +139,7 @@ def _number(key: str, value: Any, folder: Path) -> float:
     bounds = ranges.Range(above=0) if key == "temperature" else ranges.KEYWORDS.get(key, ranges.Range())
     try:
         found = float(value)  # YAML reads 1e-3 as a word
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{folder / 'config.yaml'}: {key} must be a number, got {value!r}") from error
     if wrong := bounds.wrong(key, found):
         raise InputError(f"{folder / 'config.yaml'}: {wrong[0]}")

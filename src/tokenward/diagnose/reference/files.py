@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenward.data import dataset
 from tokenward.data.tokenize import Limits
-from tokenward.diagnose.lens.run_directory import Opened, opened
+from tokenward.diagnose.lens.run_directory import opened
 from tokenward.diagnose.reference.findings import gravest_first
 from tokenward.diagnose.reference.measure import Sampling, reference_report
 from tokenward.diagnose.reference.record import Finding, ReferenceReport
@@ -43,7 +43,7 @@ def diagnose_files(
     where, against = run.model, ref or run.reference
     if against is None:
         raise InputError(f"{model} is no run directory, so its reference is not known: give --ref DIR")
-    warmth = _temperature_of(run, model) if temperature is None else temperature
+    warmth = run.temperature if temperature is None else temperature
     sampling = Sampling(prompts, samples, max_new_tokens, warmth, seed)
     tokenizer = load.tokenizer(where)
     base = opened(against).model
@@ -68,15 +68,6 @@ def diagnose_files(
     )
     known = seen(data, split, run.settings)
     return report if known is None else replace(report, findings=gravest_first((*report.findings, known)))
-
-
-def _temperature_of(run: Opened, model: str) -> float:
-    """The temperature that the run's law was trained at; 1 where nothing is said of it."""
-    told = run.settings.get("temperature")
-    try:
-        return 1.0 if told is None else float(told)
-    except (TypeError, ValueError):
-        raise InputError(f"{model}: config.yaml has temperature = {told!r}, no number: give --temperature") from None
 
 
 def seen(data: str, split: str, run: Mapping[str, Any]) -> Finding | None:
