@@ -169,6 +169,8 @@ def test_few_texts_are_held_against_students_t():
         return Identity("reference", sure(-0.5), sure(-0.5), Estimate(z, 1.0, count, count))
 
     assert of(5.02, 2).holds and of(5.02, 8).holds and not of(5.02, 64).holds and not of(9.0, 8).holds
+    assert "5 texts" not in of(3.9, 5).line() and "they agree (z = +3.90)" in of(3.9, 5).line()
+    assert "2 texts are too few to tell whether they agree (z = +9.53, by chance at most" in of(9.53, 2).line()
     found = replace(case(), identities=(of(5.02, 2),))
     assert "broken-identity" not in {one.rule for one in judge(found)[1]}
     alike = Identity("policy", sure(1), sure(1), Estimate(0.1, 0.0, 2, 2))  # two equal texts tell of no error
@@ -270,11 +272,11 @@ def test_masses_are_sums_of_probabilities_of_whole_texts(models):
         assert part["chosen"].mean == pytest.approx(distinct / 2, rel=1e-4)  # the second prompt's text was cut
         assert part["rejected"].mean == pytest.approx(probability(model, rejected[1]) / 2, rel=1e-4)
     assert {name: value.mean for name, value in found.sampled.items()} == pytest.approx(
-        {"chosen": 3 / 6, "rejected": 1 / 6, "elsewhere": 2 / 6}
+        {"chosen": 3 / 6, "rejected": 1 / 6, "elsewhere": 1 / 6, "cut": 1 / 6}
     )
-    assert found.new is not None and found.new["length"].mean == 2
-    rows = [columns(*models, text.prompt, text.tokens)["ref_logp"] for text in wrote[4:]]
-    assert found.new["token_ref_logp"].mean == pytest.approx(sum(map(sum, rows)) / 4, abs=1e-4)
+    assert found.new is not None and found.new["length"].mean == 3
+    rows = [columns(*models, text.prompt, text.tokens)["ref_logp"] for text in wrote[5:]]
+    assert found.new["token_ref_logp"].mean == pytest.approx(sum(map(sum, rows)) / 3, abs=1e-4)
 
 
 def test_masses_are_means_over_all_prompts_and_of_whole_texts_alone(models):
@@ -295,7 +297,7 @@ def test_masses_are_means_over_all_prompts_and_of_whole_texts_alone(models):
             of = getattr(sets[name].laws, column).sum(-1).exp()
             assert (value.mean, value.count) == (pytest.approx(float(of.sum()) / 2), 2)
     assert {name: value.mean for name, value in found.sampled.items()} == pytest.approx(
-        {"chosen": 1 / 2, "rejected": 0, "elsewhere": 1 / 2}
+        {"chosen": 1 / 2, "rejected": 0, "elsewhere": 1 / 2, "cut": 0}
     )
     assert mass({"data": sets["cut"]}, policy) is None and mass({}, policy) is None
 
@@ -325,7 +327,7 @@ def plain(**changes):
     return Numbers(**{**same, **quiet, **changes})
 
 
-def case(*, chosen=None, reference=None, policy=None, gap=0.0, apart=1.0, margin=1.0, z=0.0):
+def case(*, chosen=None, reference=None, policy=None, gap=0.0, apart=1.0, margin=1.0, z=0.0, beyond=0.0):
     """Chosen answers that stand (log-ratio 0 ± 1: no sign), off the reference's law in length alone."""
     sets = {
         "chosen": plain(**{"ratio": sure(0.0, 1.0), **(chosen or {})}),
@@ -335,7 +337,9 @@ def case(*, chosen=None, reference=None, policy=None, gap=0.0, apart=1.0, margin
     }
     differences = {"ref_logp": sure(apart), "token_ref_logp": sure(0.0), "ratio": sure(0.0), "token_ratio": sure(gap)}
     identities = (Identity("reference", sure(-0.5), sure(-0.5), sure(0.01 * z)), Identity("policy", *[sure(0.0)] * 3))
-    return Measured(sets, {"chosen": differences}, identities, None, sure(margin))
+    return Measured(
+        sets, {"chosen": differences}, identities, None, sure(margin), {"chosen": sets["chosen"].ratio}, 64, beyond
+    )
 
 
 CASES = [
@@ -343,6 +347,7 @@ CASES = [
     ("not-finite", "damage", {"reference": {"back": Estimate(math.nan, math.nan, 100, 50)}}),
     ("broken-identity", "damage", {"z": 4.5}),
     ("poor-coverage", "warning", {"chosen": {"rare": sure(0.06), "ratio": sure(0, 1)}}),
+    ("long-answers", "note", {"beyond": 0.1}),
     ("off-policy", "note", {"chosen": {"surprise": sure(0.2), "ratio": sure(0, 1)}}),
     ("on-policy", "note", {"apart": 0.0}),
     ("expected-fall", "fine", {"chosen": {"ratio": sure(-1)}, "reference": {"ratio": sure(-2)}}),
@@ -352,6 +357,10 @@ CASES = [
     (
         "margin-by-collapse", "damage",
         {"chosen": {"ratio": sure(-6), "token_ratio": sure(-0.6)}, "reference": {"token_ratio": sure(-0.6)}},
+    ),
+    (
+        "large-fall", "warning",
+        {"chosen": {"token_ratio": sure(-0.6)}, "reference": {"token_ratio": sure(-0.6)}, "margin": 0.0},
     ),
     ("wrong-way", "damage", {"margin": -0.5}),
     ("entropy-collapse", "warning", {"policy": {"entropy": sure(0.4)}}),
@@ -406,6 +415,8 @@ def _still():
         ({"chosen": {"ratio": sure(-1)}, "gap": -0.015}, "fell-more"),
         ({"chosen": {"ratio": sure(0.5, 0.3)}}, "chosen-rises"),
         ({"chosen": {"ratio": sure(-6), "token_ratio": sure(-0.6)}}, "margin-by-collapse"),
+        ({"chosen": {"ratio": sure(-6), "token_ratio": sure(-0.6)}, "margin": 0.0}, "large-fall"),
+        ({"chosen": {"token_ratio": sure(-0.6)}, "reference": {"token_ratio": sure(-0.6)}}, "large-fall"),
         ({"apart": 0.0, "chosen": {"surprise": Estimate(0.0, math.nan, 1, 1)}}, "on-policy"),
     ],
 )
@@ -449,11 +460,11 @@ def test_the_command_writes_a_report_and_a_page_without_scripts(folder, capsys):
     told = capsys.readouterr().out
     assert "E_ref[log π/π_ref]" in told and "verdict: " in told
     plain_ = json.loads((folder / "out" / "reference.json").read_text())
-    assert set(plain_) == {"about", "verdict", "findings", "sets", "against", "margin", "identities", "mass"}
+    assert set(plain_) == {"about", "verdict", "findings", "sets", "against", "first", "margin", "identities", "mass"}
     assert set(plain_["sets"]) == {"chosen", "rejected", OF_REFERENCE, OF_POLICY}
     assert plain_["about"]["kind"] == "pairs" and plain_["about"]["prompts"] == 12
     assert plain_["sets"]["chosen"]["texts"] == 12 and plain_["sets"][OF_POLICY]["texts"] == 48
-    assert set(plain_["mass"]["sampled"]) == {"chosen", "rejected", "elsewhere"}
+    assert set(plain_["mass"]["sampled"]) == {"chosen", "rejected", "elsewhere", "cut"}
     page = (folder / "out" / "reference.html").read_text()
     assert "<img src=x" not in page and "&lt;img src=x" in page and "<script" not in page.lower()
 

@@ -34,6 +34,7 @@ VERDICTS = {
     "unclear": "Neither a rise nor an explained fall of the chosen answers is established.",
     "damage": "There are signs of damage: read the first findings.",
 }
+NO_ANSWERS = "The data hold no answers that training should raise, so no rise or fall is judged."
 ROWS = {  # field of Numbers: (what it is, digits, factor)
     "ratio": ("Σ log π/π_ref a text, nats", 3, 1), "kl": ("Σ KL(π‖π_ref) a text", 3, 1),
     "back": ("Σ KL(π_ref‖π) a text", 3, 1), "token_ratio": ("log π/π_ref a token", 4, 1),
@@ -63,10 +64,11 @@ def reference_page(found: ReferenceReport) -> str:
     title = "Policy, reference and data"
     about = " · ".join(f"{key.replace('_', ' ')}: {value}" for key, value in found.about.items())
     measured = found.measured
+    verdict = NO_ANSWERS if found.verdict == "unclear" and measured.data is None else VERDICTS[found.verdict]
     body = [
         f"<h1>{title}</h1>",
         f'<p class="measured">{escape(about)}</p>',
-        f"<p><b>{escape(VERDICTS[found.verdict])}</b></p>",
+        f"<p><b>{escape(verdict)}</b></p>",
         *(_finding(one) for one in found.findings),
         "<h2>The identity of fresh samples</h2>",
         "<ul>" + "".join(f"<li>{escape(one.line())}</li>" for one in measured.identities) + "</ul>",
@@ -148,6 +150,7 @@ def _mass(found: Measured) -> list[str]:
     for name in mass.before:
         rows.append([escape(name), *(_small(part[name]) for part in (mass.before, mass.after, mass.sampled))])
     rows.append(["elsewhere", "the rest", "the rest", _small(mass.sampled["elsewhere"])])
+    rows.append(["cut, so not known", "", "", _small(mass.sampled["cut"])])
     told = ""
     if mass.new is not None:
         own = found.sets[OF_REFERENCE]
@@ -177,7 +180,11 @@ def _against(found: Measured) -> list[str]:
         "token_ratio": "log π/π_ref a token",
     }  # fmt: skip
     rows = [[word, *(_cell(one[key], 3, 1) for one in found.against.values())] for key, word in words.items()]
-    return ["<h2>Data minus the reference's own texts, prompt by prompt</h2>", _table(("nats", *found.against), rows)]
+    of = f" (first {found.limit} tokens)" if found.beyond > 0 else ""
+    return [
+        f"<h2>Data{of} minus the reference's own texts, prompt by prompt</h2>",
+        _table(("nats", *found.against), rows),
+    ]
 
 
 def _cell(value: Estimate, digits: int, factor: int) -> str:

@@ -11,21 +11,12 @@ from collections.abc import Callable, Iterable
 
 from tokenward.diagnose.measures.intervals import Estimate
 from tokenward.diagnose.reference.numbers import NORMAL, RARE
-from tokenward.diagnose.reference.record import (
-    OF_POLICY,
-    OF_REFERENCE,
-    Finding,
-    Measured,
-    Verdict,
-)
+from tokenward.diagnose.reference.record import OF_REFERENCE, Finding, Measured, Verdict
+from tokenward.diagnose.reference.samples import elsewhere, longer, low_entropy, repeats
 
 RARE_SHARE = 0.05  # of the data's tokens: more of them, and twice the reference's own share, is poor coverage
 SURPRISE = 0.1  # nats a token beyond the reference's entropy: more is off-policy data
 FALL = 0.5  # nats a token: a fall of this size on chosen answers and on the reference's own texts is a large one
-ENTROPY = 0.5  # share of the reference's entropy, each on its own texts: less is a collapse
-ELSEWHERE = 1.0  # nats a token by which π_ref holds the policy's texts less likely than its own: more is drift away
-REPEATED = 0.2  # more of the policy's trigrams than of the reference's stood in the text before
-LONGER = 1.5  # times the reference's length
 
 Rule = Callable[[Measured], Finding | None]
 
@@ -46,7 +37,9 @@ def _verdict(findings: Iterable[Finding]) -> Verdict:
     rules = {finding.rule for finding in findings}
     if any(finding.severity == "damage" for finding in findings):
         return "damage"
-    known: dict[str, Verdict] = {"unmoved": "unmoved", "chosen-rises": "rising", "expected-fall": "expected"}
+    known: dict[str, Verdict] = {
+        "unmoved": "unmoved", "large-fall": "unclear", "chosen-rises": "rising", "expected-fall": "expected",
+    }  # fmt: skip
     return next((verdict for rule, verdict in known.items() if rule in rules), "unclear")
 
 
@@ -114,6 +107,19 @@ def poor_coverage(found: Measured) -> Finding | None:
     )  # fmt: skip
 
 
+def long_answers(found: Measured) -> Finding | None:
+    """Answers of the data are longer than a fresh text may be."""
+    if not found.beyond > 0:
+        return None
+    return Finding(
+        "long-answers", "note", found.beyond, 0.0,
+        f"{found.beyond:.1%} of the data's answers have more than the {found.limit} tokens that a fresh text may have. "
+        f"Their first {found.limit} are compared with the reference's own texts; sums over whole answers are not "
+        "comparable with sums over fresh texts.",
+        "To compare more of them, raise --max-new-tokens.",
+    )  # fmt: skip
+
+
 def off_policy(found: Measured) -> Finding | None:
     """The data are more surprising to the reference than what it writes itself."""
     name = found.data
@@ -141,22 +147,27 @@ def on_policy(found: Measured) -> Finding | None:
         return None
     return Finding(
         "on-policy", "note", surprise.mean, 0.0,
-        f"The {name} answers cannot be told from the reference's own texts (by surprise and by log π_ref). As far as "
-        "they are, their mean log-prob must fall in training: by KL(π_ref‖π), whatever the loss.",
+        f"The {_part(found)}{name} answers cannot be told from the reference's own texts (by surprise and by log "
+        "π_ref). As far as they are its texts, their mean log-prob must fall in training: by KL(π_ref‖π), whatever the "
+        "loss.",
         "Do not read that fall as a fault: judge a run by its margin, and by its own samples.",
     )  # fmt: skip
 
 
 def expected_fall(found: Measured) -> Finding | None:
-    """Chosen answers fall, and no more than the reference's own texts do."""
+    """Chosen answers fall, in the part that is compared too, and no more than the reference's own texts do."""
     name = found.data
-    if name is None or not (high := ends(found.sets[name].ratio)[1]) < 0 or _below_reference(found, name):
+    if name is None or min(_token_falls(found, name)) > FALL:
         return None
-    ratio, own = found.sets[name].ratio.mean, found.sets[OF_REFERENCE].ratio.mean
+    high = max(ends(found.sets[name].ratio)[1], ends(found.first[name])[1])
+    if not high < 0 or _below_reference(found, name):
+        return None
+    gap = found.against[name]["token_ratio"]
     return Finding(
         "expected-fall", "fine", high, 0.0,
-        f"The {name} answers fell by {-ratio:.2f} nats a text; texts of the reference, which must fall by "
-        f"KL(π_ref‖π), by {-own:.2f}; token for token the {name} fell no more than they. That is what leaving costs.",
+        f"The {_part(found)}{name} answers fell by {-found.first[name].mean:.2f} nats a text; texts of the reference "
+        f"must fall by KL(π_ref‖π) = {found.sets[OF_REFERENCE].back.mean:.2f}. Token for token the {name} fell no more "
+        f"than they, as far as {gap.clusters} prompts tell ({gap}). That is what leaving costs.",
     )  # fmt: skip
 
 
@@ -169,8 +180,8 @@ def fell_more(found: Measured) -> Finding | None:
     large = found.sets[name].token_ratio.mean < -FALL
     return Finding(
         "fell-more", "damage" if large else "warning", gap.mean, 0.0,
-        f"A token of the {name} answers fell by {-gap.mean:.2f} nats more than one of the reference's own texts: the "
-        "fall of a reference that leaves itself does not explain it; the loss pushes these answers down.",
+        f"A token of the {_part(found)}{name} answers fell by {-gap.mean:.2f} nats more than one of the reference's "
+        "own texts: a policy's leaving its reference does not explain it; the loss pushes these answers down.",
         "Raise β, lower the learning rate or stop earlier; or add an SFT term on the chosen answers.",
     )  # fmt: skip
 
@@ -193,7 +204,7 @@ def collapse(found: Measured) -> Finding | None:
     name = found.data
     if name is None or found.margin is None or not ends(found.margin)[0] > 0:
         return None
-    falls = [-found.sets[which].token_ratio.mean for which in (name, OF_REFERENCE)]
+    falls = _token_falls(found, name)
     if not min(falls) > FALL:
         return None
     return Finding(
@@ -201,6 +212,19 @@ def collapse(found: Measured) -> Finding | None:
         f"The margin grew by {found.margin.mean:.2f} nats, but a {name} token lost {falls[0]:.2f} nats and one of the "
         f"reference's texts {falls[1]:.2f}: the margin is made by making everything known less likely.",
         "Stop earlier or raise β; look at what the policy writes instead (the samples elsewhere).",
+    )  # fmt: skip
+
+
+def large_fall(found: Measured) -> Finding | None:
+    """Chosen answers and the reference's own texts both fall a lot, and no margin is known to grow."""
+    name = found.data
+    if name is None or not min(falls := _token_falls(found, name)) > FALL or collapse(found) is not None:
+        return None
+    return Finding(
+        "large-fall", "warning", min(falls), FALL,
+        f"A {name} token lost {falls[0]:.2f} nats and one of the reference's texts {falls[1]:.2f}, and no growth of a "
+        "margin is established: everything known became less likely, and what for is not seen here.",
+        "Stop earlier or raise β; read what the policy writes instead; give pairs, and more --prompts, for a margin.",
     )  # fmt: skip
 
 
@@ -215,58 +239,14 @@ def wrong_way(found: Measured) -> Finding | None:
     )  # fmt: skip
 
 
-def low_entropy(found: Measured) -> Finding | None:
-    """The policy's own texts leave it far less choice than the reference's left to the reference."""
-    now, before = found.sets[OF_POLICY].entropy.mean, found.sets[OF_REFERENCE].ref_entropy.mean
-    if not now < ENTROPY * before:
-        return None
-    return Finding(
-        "entropy-collapse", "damage" if now < ENTROPY**2 * before else "warning", now / before, ENTROPY,
-        f"Entropy of a token: {now:.2f} nats on the policy's own texts, {before:.2f} for the reference on its own. The "
-        "policy has few texts left.",
-        "Raise β (or β_kl), or stop earlier.",
-    )  # fmt: skip
+def _part(found: Measured) -> str:
+    """Which part of the data's answers was compared, in words: none where it is all of them."""
+    return f"first {found.limit} tokens of the " if found.beyond > 0 else ""
 
 
-def elsewhere(found: Measured) -> Finding | None:
-    """The policy writes what its reference would hardly write."""
-    theirs, own = (found.sets[name].token_ref_logp.mean for name in (OF_POLICY, OF_REFERENCE))
-    if not ELSEWHERE < own - theirs < math.inf:
-        return None
-    return Finding(
-        "mass-elsewhere", "damage", own - theirs, ELSEWHERE,
-        f"A token of the policy's texts is {own - theirs:.2f} nats less likely under the reference than one of the "
-        "reference's own: mass went to texts that neither the data nor the reference vouch for.",
-        "Read some of these samples; raise β, or bring the reference to the data first.",
-    )  # fmt: skip
-
-
-def repeats(found: Measured) -> Finding | None:
-    """The policy repeats itself more."""
-    now, before = (found.sets[name].repetition.mean for name in (OF_POLICY, OF_REFERENCE))
-    if not now - before > REPEATED:
-        return None
-    return Finding(
-        "repetition", "warning", now - before, REPEATED,
-        f"{now:.0%} of the policy's trigrams stood in the text before; of the reference's, {before:.0%}.",
-        "Read some samples; a reward or a margin that pays for repetition is the usual cause.",
-    )  # fmt: skip
-
-
-def longer(found: Measured) -> Finding | None:
-    """The policy's texts are much longer than the reference's, or far more of them are cut."""
-    now, before = found.sets[OF_POLICY], found.sets[OF_REFERENCE]
-    cut = now.cut.mean - before.cut.mean
-    times = now.length.mean / before.length.mean
-    passed = [(number, most) for number, most in ((times, LONGER), (cut, REPEATED)) if number > most]
-    if not passed:
-        return None
-    return Finding(
-        "length", "warning", *passed[0],
-        f"The policy's texts have {now.length.mean:.1f} tokens, the reference's {before.length.mean:.1f}; without an "
-        f"end: {now.cut.mean:.0%} and {before.cut.mean:.0%}.",
-        "Compare chosen and rejected lengths in the data; a loss per token (or a length term) may be the remedy.",
-    )  # fmt: skip
+def _token_falls(found: Measured, name: str) -> tuple[float, float]:
+    """Nats that a token of the data and one of the reference's own texts lost."""
+    return -found.sets[name].token_ratio.mean, -found.sets[OF_REFERENCE].token_ratio.mean
 
 
 def _below_reference(found: Measured, name: str) -> bool:
@@ -280,6 +260,6 @@ def _holds_zero(value: Estimate) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    not_finite, broken_identity, unmoved, poor_coverage, off_policy, on_policy, expected_fall, fell_more, rises,
-    collapse, wrong_way, low_entropy, elsewhere, repeats, longer,
+    not_finite, broken_identity, unmoved, poor_coverage, long_answers, off_policy, on_policy, expected_fall, fell_more,
+    rises, collapse, large_fall, wrong_way, low_entropy, elsewhere, repeats, longer,
 )  # fmt: skip

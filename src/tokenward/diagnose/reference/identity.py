@@ -16,7 +16,7 @@ from typing import Any, Literal, final
 
 from tokenward.diagnose.measures.intervals import Estimate, estimate
 from tokenward.diagnose.reference.numbers import interval
-from tokenward.diagnose.reference.student import limit
+from tokenward.diagnose.reference.student import NORMAL_LIMIT, limit
 from tokenward.diagnose.reference.texts import Scored
 
 FEW = 8  # texts: fewer that all miss by the same amount tell nothing of their error
@@ -65,11 +65,14 @@ class Identity:
             "reference": ("E_ref[log π/π_ref]", "−KL(π_ref‖π)"),
             "policy": ("E_π[log π/π_ref]", "KL(π‖π_ref)"),
         }[self.of]
+        chance = f"(z = {self.z:+.2f}, by chance at most {self.most:.1f})"
         verdict = {
             True: f"they agree (z = {self.z:+.2f})",
-            False: f"they DIFFER (z = {self.z:+.2f}, by chance at most {self.most:.1f})",
+            False: f"they DIFFER {chance}",
             None: "whether they agree is not known",
         }[self.holds]
+        if self.holds and abs(self.z) > NORMAL_LIMIT:
+            verdict = f"{self.gap.clusters} texts are too few to tell whether they agree {chance}"
         return f"{left} = {self.ratio}, {right} = {self.kl} nats: {verdict}"
 
 

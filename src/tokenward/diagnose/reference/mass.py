@@ -21,9 +21,10 @@ class Mass:
     """Probability of whole texts, and what the policy's samples are.
 
     `before`, `after` {name of data: Σ π_ref(y|x) and Σ π(y|x) over its distinct texts, mean over all prompts}: exact,
-    no sampling; what is left of 1 is elsewhere. `sampled` {name: share of the policy's samples that are such a text}
-    and "elsewhere". A text that is both chosen and rejected counts as chosen; texts that were cut, and those that the
-    model did not write alone, are no whole texts, and a set that has no others is left out.
+    no sampling; what is left of 1 is elsewhere. `sampled` {name: share of the policy's samples that are such a text},
+    "elsewhere", and "cut" (what these would have become is not known). A text that is both chosen and rejected counts
+    as chosen; texts that were cut, and those that the model did not write alone, are no whole texts, and a set that
+    has no others is left out.
     `new` {number: Estimate} of the policy's samples elsewhere: `token_ref_logp`, `length`; None where there are none.
     """
 
@@ -35,9 +36,23 @@ class Mass:
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            name: None if part is None else {key: interval(value) for key, value in part.items()}
-            for name, part in vars(self).items()
+            "before": {name: interval(value, share=True) for name, value in self.before.items()},
+            "after": {name: interval(value, share=True) for name, value in self.after.items()},
+            "sampled": {name: _drawn(value) for name, value in self.sampled.items()},
+            "new": None if self.new is None else {name: interval(value) for name, value in self.new.items()},
         }
+
+
+def _drawn(share: Estimate) -> dict[str, float | None]:
+    """A share of samples; where none of them is one, or all are, a one-sided 95 % bound from N prompts, and no error.
+
+    The bound of none is 1 − 0.05^(1/N), about 3/N: a larger share would show itself in 19 of 20 draws.
+    """
+    found = interval(share, share=True)
+    if share.se == 0 and share.mean in (0, 1):
+        reach = 1 - 0.05 ** (1 / share.clusters)
+        found |= {"low": share.mean * (1 - reach), "high": share.mean + (1 - share.mean) * reach, "se": None}
+    return found
 
 
 def mass(data: dict[str, Scored], policy: Scored) -> Mass | None:
@@ -60,10 +75,10 @@ def mass(data: dict[str, Scored], policy: Scored) -> Mass | None:
         after[name] = _total(of, of.laws.logp.sum(-1), keep, prompts)
     if not before:
         return None
-    places = [owner.get((text.prompt, text.tokens), "elsewhere") for text in policy.texts]
+    places = [owner.get((text.prompt, text.tokens), "elsewhere") if text.ended else "cut" for text in policy.texts]
     sampled = {
         name: estimate([float(place == name) for place in places], clusters=policy.prompts)
-        for name in (*before, "elsewhere")
+        for name in (*before, "elsewhere", "cut")
     }
     return Mass(before, after, sampled, _new(policy, torch.tensor([place == "elsewhere" for place in places])))
 

@@ -72,7 +72,7 @@ def reference_report(
         for name, rows in texts.items()
         if rows
     }  # fmt: skip
-    found = measured(sets)
+    found = measured(sets, limit=asked.max_new_tokens)
     verdict, findings = judge(found)
     facts = {
         "kind": _KINDS.get(type(examples[0]), "prompts"),
@@ -82,16 +82,21 @@ def reference_report(
     return ReferenceReport(found, verdict, findings, {**(about or {}), **facts})
 
 
-def measured(sets: Mapping[str, Scored]) -> Measured:
-    """The numbers of scored texts; fresh texts of both models are among them."""
+def measured(sets: Mapping[str, Scored], *, limit: int | None = None) -> Measured:
+    """The numbers of scored texts; fresh texts of both models, of at most `limit` tokens, are among them."""
     data = {name: of for name, of in sets.items() if name not in (OF_REFERENCE, OF_POLICY)}
+    first = data if limit is None else {name: of.first(limit) for name, of in data.items()}
+    longer = [limit is not None and length > limit for of in data.values() for length in of.length.tolist()]
     ours, own = sets[OF_POLICY], sets[OF_REFERENCE]
     return Measured(
         sets={name: numbers(of) for name, of in sets.items()},
-        against={name: _against(of, own) for name, of in data.items()},
+        against={name: _against(of, own) for name, of in first.items()},
         identities=(identity(own, law="reference"), identity(ours, law="policy")),
         mass=mass(data, ours),
         margin=_margin(data),
+        first={name: of.mean(of.ratio) for name, of in first.items()},
+        limit=limit,
+        beyond=sum(longer) / len(longer) if longer else 0.0,
     )
 
 

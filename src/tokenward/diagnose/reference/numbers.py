@@ -14,6 +14,7 @@ from tokenward.diagnose.reference.texts import Scored, repetition
 NORMAL = 1.96  # standard errors on each side of a 95 % interval
 RARE = 1e-3  # a token of lower π_ref is rare to the reference
 DEEP = 10  # and one with this many likelier ones is deep in its list
+SHARES = ("repetition", "cut", "rare", "deep", "likeliest")
 
 
 @final
@@ -68,7 +69,7 @@ class Numbers:
     def as_json(self) -> dict[str, Any]:
         """As JSON values: estimates as {mean, low, high, se}."""
         plain = {name: value for name, value in vars(self).items() if name != "places"}
-        found = {name: interval(v) if isinstance(v, Estimate) else v for name, v in plain.items()}
+        found = {name: interval(v, share=name in SHARES) if isinstance(v, Estimate) else v for name, v in plain.items()}
         ends = interval(self.token_ref_logp)
         found["perplexity"] = {
             name: None if end is None else known(_exp(-end))
@@ -81,12 +82,18 @@ class Numbers:
         return found
 
 
-def interval(value: Estimate) -> dict[str, float | None]:
-    """Mean, ends of the 95 % interval and standard error; null where there is no error, or no finite mean."""
-    certain = math.isfinite(value.se)
+def interval(value: Estimate, *, share: bool = False) -> dict[str, float | None]:
+    """Mean, ends of the 95 % interval and standard error; null where there is no error, or no finite mean.
+
+    The ends of a share's interval are cut to [0, 1].
+    """
+    if not math.isfinite(value.se):
+        return {"mean": known(value.mean), "low": None, "high": None, "se": None}
     reach = NORMAL * value.se
-    ends = (value.mean - reach, value.mean + reach, value.se) if certain else (None, None, None)
-    return {"mean": known(value.mean), **dict(zip(("low", "high", "se"), ends, strict=True))}
+    low, high = value.mean - reach, value.mean + reach
+    if share:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {"mean": known(value.mean), "low": low, "high": high, "se": value.se}
 
 
 def known(value: float) -> float | None:

@@ -37,6 +37,8 @@ class Measured:
 
     `against` {name of data: prompt-paired differences to the reference's own fresh texts}: `ref_logp` and `ratio` per
     text, `token_ref_logp` and `token_ratio` of a text's mean token. `margin`: chosen − rejected `ratio`, by prompt.
+    `limit`: the most tokens of a fresh text, where one is known; of the data's texts, `against` and `first` (their
+    `ratio` {name of data}) read only as many. `beyond`: share of the data's texts that have more.
     """
 
     sets: Mapping[str, Numbers]
@@ -44,6 +46,9 @@ class Measured:
     identities: tuple[Identity, ...]
     mass: Mass | None
     margin: Estimate | None
+    first: Mapping[str, Estimate]
+    limit: int | None = None
+    beyond: float = 0.0
 
     @property
     def data(self) -> str | None:
@@ -74,6 +79,7 @@ class ReferenceReport:
             "against": {
                 name: {key: interval(value) for key, value in rows.items()} for name, rows in found.against.items()
             },
+            "first": {name: interval(value) for name, value in found.first.items()},
             "margin": None if found.margin is None else interval(found.margin),
             "identities": [one.as_json() for one in found.identities],
             "mass": None if found.mass is None else found.mass.as_json(),

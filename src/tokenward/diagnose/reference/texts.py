@@ -46,6 +46,11 @@ class Scored:
         kept = tuple(text for text, here in zip(self.texts, where.tolist(), strict=True) if here)
         return Scored(kept, self.valid[where], TwoLaws(**{name: getattr(self.laws, name)[where] for name in COLUMNS}))
 
+    def first(self, most: int) -> Scored:
+        """At most so many tokens of each text, the first ones that its writer wrote."""
+        laws = {name: getattr(self.laws, name)[:, :most] for name in COLUMNS}
+        return Scored(self.texts, self.valid[:, :most], TwoLaws(**laws))
+
     @property
     def prompts(self) -> list[Hashable]:
         return [text.prompt for text in self.texts]
