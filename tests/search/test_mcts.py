@@ -18,6 +18,7 @@ from tokenward.search import moves as span_moves
 from tokenward.search.beam import beam_search
 from tokenward.search.best_of_n import best_of_n
 from tokenward.search.budget import Budget, Meter
+from tokenward.search.guided import guided
 from tokenward.search.language import LanguageProblem
 from tokenward.search.leaves import Leaf, worth
 from tokenward.search.mcts import Node, Tree, tree_search
@@ -218,6 +219,35 @@ def test_spans_end_at_their_tokens_and_carry_the_sums_of_their_tokens():
         assert len(seen) == int((moves.logp[row] > -math.inf).sum())  # no span twice
 
 
+def before_the_last_token(problem, state):
+    (prompt, _), node = state.path.state, 0
+    for token in state.path.tokens[:-1]:
+        node = int(problem.tree.child[node, token])
+    return float(problem.value[prompt, node])
+
+
+@pytest.mark.parametrize("ends", [(), (1,)], ids=["whole texts", "sentences"])
+def test_without_a_score_a_text_in_spans_is_worth_what_the_critic_said_before_its_last_token(ends):
+    problem, _ = world(seed=3)
+    spans = Spans(problem, ends=frozenset(ends), count=20, seed=1)
+    answer = tree_search(spans, list(range(6)), simulations=20, values="critic", ends="critic", take="best")
+    for one in answer.found:
+        wanted = [before_the_last_token(problem, path.state) for path, _ in one.compared]
+        assert [score for _, score in one.compared] == wanted
+        assert one.score == max(wanted) and len(set(wanted)) > 2
+
+
+def test_guidance_over_spans_tells_their_ends_apart():
+    problem, _ = world(seed=3)
+    words = {"ends": frozenset(), "count": 20, "seed": 1}
+    (found,) = guided(Spans(problem, **words), [0], by="critic", take="rerank", ends="critic").found
+    spans = Spans(problem, **words)
+    root = spans.root(0)
+    offered = [spans.child(root, number) for number in range(spans.expand([root]).logp.shape[1])]
+    values = [before_the_last_token(problem, state) for state in offered]
+    assert before_the_last_token(problem, found.path.state) == max(values) and len(set(values)) > 2
+
+
 def test_spans_are_drawn_anew_when_asked_again_and_their_values_are_the_states():
     problem, _ = world(vocab=3, horizon=3, eos=None, seed=7)
     spans = Spans(problem, ends=frozenset(), count=1, most=2)
@@ -325,6 +355,7 @@ def test_a_critic_that_is_the_reference_is_read_once_in_every_chunk(own):
         (lambda p: tree_search(p, [0], simulations=3, values="implicit"), "compares with a reference; give --ref"),
         (lambda p: tree_search(p, [0], simulations=3, values="rollout", ends="critic"), "rollouts end in texts"),
         (lambda p: tree_search(TreeProblem(p.tree, p.logp), [0], simulations=3, values="rollout"), "no reward"),
+        (lambda p: guided(p, [0], by="critic", eta=math.inf), "a finite eta above 0 and top of 1 or more, got inf"),
         (lambda p: Budget(tokens=0), "a budget's tokens must be above 0, got 0"),
         (lambda p: Spans(p, ends=frozenset(), count=0), "count and most must be 1 or more, got 0 and 32"),
         (lambda p: language(critic=tiny()), "the critic has no value head"),

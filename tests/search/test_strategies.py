@@ -356,6 +356,8 @@ def test_every_strategy_writes_records(words, places, capsys):
         ({"strategy": "guided", "n": 3}, "--n belongs to sample and best-of-n and vote and beam; guided does not"),
         ({"budget_tokens": 9}, "--budget-tokens belongs to .*; sample does not read it"),
         ({"ref": "x"}, "--ref belongs to .*; sample does not read it"),
+        ({"beta": 3.0}, "--beta belongs to .*; sample does not read it"),
+        ({"progress": "lines"}, "--progress belongs to .*; sample does not read it"),
         ({"strategy": "mcts"}, "mcts by critic needs --critic; or give --by implicit or --by reward"),
         (
             {"strategy": "mcts", "by": "implicit", "ref": "x", "critic": "y"},

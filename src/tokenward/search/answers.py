@@ -45,10 +45,11 @@ def answers(
     sentence_ends: str | None = None, take: str | None = None, eta: float | None = None, branch: int | None = None,
     budget_tokens: int | None = None, budget_seconds: float | None = None, alternatives: int | None = None,
     limit: int | None = None, max_new_tokens: int = 64, temperature: float | None = None, top_k: int | None = None,
-    top_p: float | None = None, split: str = "train", seed: int = 0, progress: Show = "auto",
+    top_p: float | None = None, split: str = "train", seed: int = 0, progress: Show | None = None,
     dtype: Literal["float32", "bfloat16", "float64"] = "float32", device: Literal["cpu", "cuda"] = "cpu",
 ) -> Iterator[Record]:  # fmt: skip
-    """One record per text, in the prompts' order: prompt, completion, tokens, finish, logp, score; of a search, more.
+    """One record per text, in the prompts' order: prompt, completion, tokens, finish, logp, score (of `sample`
+    only with --reward); of a search, more.
 
     `n`: samples of a prompt (absent: 1), samples to choose from (absent: 8), or width of the beam (absent: 4). `by`:
     what best-of-n (absent: reward), vote (count), beam (likelihood), mcts and guided (critic) rank by; implicit is
@@ -61,7 +62,7 @@ def answers(
     asked = Asked(
         strategy, n, by, reward, ref, critic, proxy, proxy_ref, proxy_beta, beta, budget_tokens, budget_seconds, branch,
         take, answer, length, places, eta, simulations, c_puct, backup, leaves, moves, spans, sentence_ends,
-        temperature, top_k, top_p, alternatives,
+        temperature, top_k, top_p, alternatives, progress,
     )  # fmt: skip
     _at_least_one(limit=limit, max_new_tokens=max_new_tokens, alternatives=alternatives)
     tokenizer = load.tokenizer(model)
@@ -78,7 +79,7 @@ def answers(
     marks = ".!?" if sentence_ends is None else sentence_ends
     ends = find_ends(data.encoder, characters=marks) if moves == "sentence" else frozenset()
     problem = bench.problem(asked, dtype=dtype, device=device)
-    yield from bench.searched(asked, problem, texts, seed=seed, ends=ends, show=progress)
+    yield from bench.searched(asked, problem, texts, seed=seed, ends=ends, show=progress or "auto")
 
 
 def _at_least_one(**flags: int | None) -> None:

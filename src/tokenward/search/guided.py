@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tokenward.errors import InputError
 from tokenward.search.budget import Budget, Meter, Progress
-from tokenward.search.leaves import Ends, critic_values
+from tokenward.search.leaves import Ends, before_the_end, critic_values
 from tokenward.search.problem import (
     NEVER,
     Answer,
@@ -47,14 +48,15 @@ def guided(
 
     q(a|s) ∝ π(a|s)·exp(Q(s,a)/η): `take` "sample" draws from q, "argmax" takes its likeliest token, and "rerank" the
     token of the largest Q alone. `by` "critic": Q(s,a) = V(s·a), which reads every candidate; an end is worth its
-    score, or with `ends` "critic" V(s) · "implicit": Q(s,a) = β log π/π_ref(a|s), an optimal advantage, which reads
-    nothing more. With π = π_ref, V = V* and η = τ, q is π^τ exactly where the reward comes at the end (derived here:
-    π^τ ∝ π_ref·exp(Q*/τ)). Once the budget is spent texts go on by the policy's likeliest token.
+    score, or with `ends` "critic" V of the state before its last token · "implicit": Q(s,a) = β log π/π_ref(a|s), an
+    optimal advantage, which reads nothing more. With π = π_ref, V = V* and η = τ, q is π^τ exactly where the reward
+    comes at the end (derived here: π^τ ∝ π_ref·exp(Q*/τ)). Once the budget is spent texts go on by the policy's
+    likeliest token.
 
     Sources: q with a learned V: Han et al. 2024 (value augmented sampling); Mudgal et al. 2024 (controlled decoding).
     """
-    if not eta > 0 or (top is not None and top < 1):
-        raise InputError(f"guided decoding needs eta above 0 and top of 1 or more, got {eta} and {top}")
+    if not (math.isfinite(eta) and eta > 0) or (top is not None and top < 1):
+        raise InputError(f"guided decoding needs a finite eta above 0 and top of 1 or more, got {eta} and {top}")
     beta = scale(beta) if by == "implicit" else beta
     meter, random = Meter(budget or Budget(), tell), torch.Generator().manual_seed(seed)
     paths: list[Path[Any]] = [Path(problem.root(prompt)) for prompt in prompts]
@@ -136,8 +138,8 @@ def _worth(
     done = [one for one in flat if problem.terminal(one[2].state)]
     going = [one for one in flat if not problem.terminal(one[2].state)]
     scores = problem.score([path.state for _, _, path in done]) if ends == "score" and done else None
-    for place, (n, k, _) in enumerate(done):
-        q[n, k] = before[n] if scores is None else scores[place]
+    for place, (n, k, path) in enumerate(done):
+        q[n, k] = before_the_end(path.state, before[n]) if scores is None else scores[place]
     if not going:
         return q, {}
     read = problem.expand([path.state for _, _, path in going])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, final, runtime_checkable
 
 from tokenward.errors import InputError
 from tokenward.search.best_of_n import sample
 from tokenward.search.budget import Meter
-from tokenward.search.moves import Spans, onward
+from tokenward.search.moves import Spanned, Spans, onward
 from tokenward.search.problem import Moves, Path, Problem, own_seed, scale
 
+T = TypeVar("T")
 Values = Literal["critic", "implicit", "rollout"]
 Ends = Literal["score", "critic"]
 
@@ -70,7 +71,7 @@ def worth(
             node.value = score
     elif how.ends == "critic":
         for node, parent in done:
-            node.value = parent.value if parent is not None else None
+            node.value = before_the_end(node.path.state, None if parent is None else parent.value)
     going = [node for node, _ in nodes if not node.ended]
     if not going:
         return
@@ -83,6 +84,11 @@ def worth(
         meter.read(forwarded)
     for node, value in zip(going, given, strict=True):
         node.value = value
+
+
+def before_the_end(state: Any, parent: T) -> float | T:
+    """V of the state before a finished text's last token: its parent's, or that within its last span."""
+    return state.before if isinstance(state, Spanned) and state.before is not None else parent
 
 
 def critic_values(moves: Moves | None) -> list[float]:

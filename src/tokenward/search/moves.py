@@ -18,9 +18,13 @@ from tokenward.search.problem import Moves, Path, Problem, own_seed
 @final
 @dataclass(frozen=True, eq=False)
 class Spanned:
-    """Some spans of a text: the state of the inner problem and its sums, token by token."""
+    """Some spans of a text: the state of the inner problem and its sums, token by token.
+
+    `before`: V of the inner state before the last token, as it was read when the last span was drawn; None without one.
+    """
 
     path: Path[Any]
+    before: float | None = None
 
 
 @final
@@ -68,7 +72,7 @@ class Spans:
         span, before = self._offered[state][token], state.path
         ref = None if span.ref_logp is None else (before.ref_logp or 0.0) + span.ref_logp
         longer = Path(span.state.inner, before.logp + span.logp, ref, (*before.tokens, *span.tokens))
-        return Spanned(longer)
+        return Spanned(longer, span.state.before)
 
     def _moves(self, offered: list[list[Path[Any]]], values: list[float | None], forwarded: int) -> Moves:
         shape = (len(offered), max(map(len, offered)))
@@ -92,17 +96,21 @@ def onward(problem: Problem[Any, Any]) -> _OneSpan:
 @final
 @dataclass(frozen=True, eq=False)
 class _Within:
-    """A state of the inner problem, and how many tokens of the span lead to it; `ended`: the span is whole."""
+    """A state of the inner problem, and how many tokens of the span lead to it; `ended`: the span is whole.
+
+    `before`: V of the inner state one token earlier.
+    """
 
     inner: Any
     written: int = 0
     ended: bool = False
+    before: float | None = None
 
 
 @final
 @dataclass
 class _OneSpan:
-    """One span from given states on: its prompts are states of the inner problem; `values` of those, by identity."""
+    """One span from given states on: its prompts are states of the inner problem; `values` of what was read, by id."""
 
     problem: Problem[Any, Any]
     ends: frozenset[int]
@@ -118,13 +126,14 @@ class _OneSpan:
     def expand(self, states: Sequence[_Within]) -> Moves:
         moves = self.problem.expand([state.inner for state in states])
         if moves.value is not None:
-            firsts = zip(states, moves.value.tolist(), strict=True)
-            self.values |= {id(state.inner): value for state, value in firsts if not state.written}
+            read = zip(states, moves.value.tolist(), strict=True)
+            self.values |= {id(state.inner): value for state, value in read}
         return moves
 
     def child(self, state: _Within, token: int) -> _Within:
         after, written = self.problem.child(state.inner, token), state.written + 1
-        return _Within(after, written, token in self.ends or written >= self.most or self.problem.terminal(after))
+        ended = token in self.ends or written >= self.most or self.problem.terminal(after)
+        return _Within(after, written, ended, self.values.get(id(state.inner)))
 
     def score(self, states: Sequence[_Within]) -> list[float]:
         raise InputError("a span has no reward of its own")

@@ -18,6 +18,7 @@ from tokenward.search.mcts import Backup, tree_search
 from tokenward.search.mcts import Take as TreeTake
 from tokenward.search.moves import Spans
 from tokenward.search.problem import Answer, By, Problem, scale
+from tokenward.search.telling import Show
 from tokenward.search.vote import Extract, Weight, weighted_vote
 
 Strategy = Literal["sample", "best-of-n", "vote", "beam", "mcts", "guided"]
@@ -28,7 +29,8 @@ Search = Callable[[Sequence[Any]], Answer[Any]]
 ALL = ("best-of-n", "vote", "beam", "mcts", "guided")
 READS: dict[str, tuple[str, ...]] = {  # who reads a flag; flags that all read are not named
     "n": ("sample", "best-of-n", "vote", "beam"),
-    "by": ALL, "ref": ALL, "budget_tokens": ALL, "budget_seconds": ALL, "alternatives": ALL,
+    "by": ALL, "ref": ALL, "beta": ALL, "budget_tokens": ALL, "budget_seconds": ALL, "alternatives": ALL,
+    "progress": ALL,
     "reward": ("sample", "best-of-n", "vote", "mcts", "guided"),
     "critic": ("mcts", "guided"), "branch": ("beam", "mcts", "guided"), "take": ("mcts", "guided"),
     "answer": ("vote",), "length": ("beam",), "places": ("beam",), "eta": ("guided",),
@@ -79,6 +81,7 @@ class Asked:
     top_k: int | None = None
     top_p: float | None = None
     alternatives: int | None = None
+    progress: Show | None = None
 
     def __post_init__(self) -> None:
         """One line for every flag that the strategy would not read, or lacks."""

@@ -164,7 +164,7 @@ def _figures(results: Row) -> list[Figure]:
             Figure(
                 name=f"width-{key}", title=f"Beams by likelihood: {label}", x_label="width", y_label=label,
                 series=tuple(series), x_scale="log",
-                caption="Held-out prompts; bars are 95 % intervals over prompts. “sum” and “mean”: how finished texts "
+                caption="Held-out prompts; bands are 95 % intervals over prompts. “sum” and “mean”: how finished texts "
                 "of different lengths are compared.",
             )
         )  # fmt: skip
