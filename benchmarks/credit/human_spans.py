@@ -24,6 +24,7 @@ from tokenward.diagnose.lens.texts import read, texts
 from tokenward.diagnose.lens.token_rows import token_rows
 from tokenward.diagnose.truth.human import Question, read_questions
 from tokenward.diagnose.truth.localization import Suspicion, localization, moved_marks, suspicion
+from tokenward.errors import InputError
 from tokenward.models import load
 from tokenward.runlog import write_json
 from tokenward.stages import Stages, one_thread
@@ -113,10 +114,11 @@ def tables(stages: Stages) -> dict[str, Any]:
 
 def main(source: str, model: str, out: str) -> None:
     """Everything, into one directory."""
+    questions = read_questions(Path(source))
     stages = Stages(Path(out), SEED, 1.0)
     stages.file("").mkdir(parents=True, exist_ok=True)
     with one_thread():
-        counts = prepare(stages, read_questions(Path(source)))
+        counts = prepare(stages, questions)
         train(stages, model)
         results = {"counts": counts, "tables": stages.once("tables", lambda: tables(stages))}
     settings = {"beta": BETA, "sft": SFT, "dpo": DPO, "max_tokens": LONGEST, "seed": SEED, "model": Path(model).name}
@@ -124,4 +126,9 @@ def main(source: str, model: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 4:
+        sys.exit("usage: python benchmarks/credit/human_spans.py FILE MODEL OUT")
+    try:
+        main(*sys.argv[1:])
+    except (InputError, OSError) as error:
+        sys.exit(f"human_spans.py: {error}")

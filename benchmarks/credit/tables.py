@@ -16,6 +16,7 @@ from typing import Any
 
 from tokenward.diagnose.measures.association import Interval
 from tokenward.diagnose.truth.localization import ANY, Localization, from_json, shown
+from tokenward.report.study_page import shown as cell
 from tokenward.studies.study import read
 from tokenward.trained.credit.words import ALL, FACTS, SCORES
 
@@ -154,7 +155,7 @@ def human() -> str:
 def lab() -> str:
     """Credit from N pairs in the lab."""
     one = json.loads((HERE / "lab.json").read_text(encoding="utf-8"))
-    return markdown(one["columns"], [[str(cell) for cell in row] for row in one["rows"]])
+    return markdown(one["columns"], [[cell(value) for value in row] for row in one["rows"]])
 
 
 def _share(found: Localization, kind: str) -> float:

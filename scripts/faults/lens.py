@@ -18,7 +18,7 @@ LENS = [
           "token weights shrink as the texts get more", ROWS),
     Fault(f"{HERE}/token_rows.py", "start, size = len(text.prompt.tokens), len", "start, size = len(text.prompt.tokens) - 1, len",
           "every number of the lens stands one token late", ROWS),
-    Fault(f"{HERE}/token_rows.py", "_short(x) if own else None for x", "_short(x) for x",
+    Fault(f"{HERE}/token_rows.py", "short(x) if own else None for x", "short(x) for x",
           "tokens of an environment have numbers", ROWS),
     Fault(f"{HERE}/token_rows.py", "mute[text.actor or 0]", "mute[0]",
           "a value that the partner has no critic for is 0", ROWS),

@@ -89,6 +89,15 @@ def test_a_page_its_rows_and_what_they_are(here, tmp_path, capsys):
         ({"guide": "m"}, "guide and guide_ref are read by recipes with a guide"),
         ({"limit": 0}, "limit must be 1 or more, got 0"),
         ({"device": "cuda"}, "device = cuda, but torch sees no GPU here: leave it out or give --device cpu"),
+        (
+            {"recipe": "ppo", "xyzzy": 1},
+            r"credit has no flag --xyzzy\. Known: .*beta-kl.*guide.*lam,.*recipe",
+        ),
+        (
+            {"data": "turns.jsonl"},
+            r"turns.jsonl:1: spans: spans are characters of one answer .* several turns or steps",
+        ),
+        ({"data": "sides_of_turns.jsonl"}, r"sides_of_turns.jsonl:1: chosen_spans: spans are characters of one answer"),
         ({"sentence_ends": "."}, "sentence_ends is read by recipes that count sentences, such as drto"),
         ({"out": "folders"}, "holds credit.jsonl, which is no output of credit"),
         ({"out": "taken"}, "holds letter.txt, which is no output of credit: give another --out"),
@@ -110,6 +119,10 @@ def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, monkey
     runs.jsonl(here / "far.jsonl", [{"prompt": "w3", "completion": "w4", "wrong_spans": [[0, 900, "x"]]}])
     sides = {"prompt": "w3", "chosen": "w4", "rejected": "w5", "rejected_spans": [[1, 3, "x"]]}
     runs.jsonl(here / "sides.jsonl", [sides])
+    turns = [{"role": "assistant", "content": "w4"}]
+    runs.jsonl(here / "turns.jsonl", [{"prompt": "w3", "turns": turns, "spans": [[0, 2, "x"]]}])
+    sides = {"prompt": "w3", "chosen_turns": turns, "rejected_turns": [{**turns[0], "content": "w5"}]}
+    runs.jsonl(here / "sides_of_turns.jsonl", [{**sides, "chosen_spans": [[0, 2, "x"]]}])
     (here / "taken").mkdir(exist_ok=True)
     (here / "folders" / "credit.jsonl").mkdir(parents=True, exist_ok=True)
     (here / "taken" / "letter.txt").write_text("dear")
@@ -121,6 +134,12 @@ def test_bad_input_is_one_line_and_writes_nothing(here, tmp_path, capsys, monkey
     assert len(lines) == 1 and lines[0].startswith("tokenward: ")
     assert re.search(message, lines[0]), lines[0]
     assert not (paths.get("out", tmp_path / "out") / "credit.jsonl").is_file()
+
+
+def test_the_help_of_a_recipe_lists_its_flags_too(capsys):
+    assert main(["credit", "--recipe", "ppo", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.index("--model") < told.index("flags of ppo:") < told.index("--lam")
 
 
 def test_a_recipe_takes_its_keywords_from_the_flags(here, tmp_path):
@@ -297,6 +316,7 @@ def test_the_critic_of_a_run_is_read_from_its_directory(tmp_path, critic):
         states = model.backbone(input_ids=torch.tensor([[3, 4, 5, 6, tiny.EOS]])).last_hidden_state[0]
         wanted = (states @ model.value_head.weight[0])[1:4].tolist()
     assert row.values["value"] == pytest.approx(wanted, abs=1e-5) and any(abs(x) > 1e-3 for x in wanted)
+    own = about(tmp_path / "out")["models"]["critic"]
     request = Request(model=str(tmp_path / "base"), critic=str(run), data=data, out=str(tmp_path / "given"))
     (given,) = read_rows(credit(request, show="none").folder / "credit.jsonl")
     assert given.values["value"] == pytest.approx(wanted, abs=1e-5)
@@ -305,6 +325,7 @@ def test_the_critic_of_a_run_is_read_from_its_directory(tmp_path, critic):
     assert (told["path"], told["sha256"]) == (str(run), load.fingerprint(str(trunk)))
     head = hashlib.sha256(Path(found.value_head).read_bytes()).hexdigest() if critic == "shared" else None
     assert told.get("head_sha256") == head
+    assert own == (told if critic == "shared" else {**told, "path": str(run / "critic")})
 
 
 def test_a_run_without_its_model_is_refused(tmp_path):

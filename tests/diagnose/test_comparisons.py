@@ -118,6 +118,8 @@ def test_a_world_tells_spectra_and_where_unseen_mass_goes(tmp_path, capsys):
     assert found.plain[0].condition == pytest.approx(3)
     assert main(["data", "graph", file]) == 0
     assert "leaves unseen: mass 0.4 at the reference" in capsys.readouterr().out
+    assert main(["data", "graph", file, "--split", "test"]) == 2
+    assert "a file has no split 'test'" in capsys.readouterr().err
 
 
 def test_worlds_that_are_linked_or_have_prefixes(tmp_path, capsys):

@@ -145,6 +145,7 @@ def test_a_curve_that_only_rises_has_no_maximum_and_few_points_no_fit() -> None:
         ("best-of-n", lambda d: d * (2.0 - 0.05 * d)),  # at 20: far outside
         ("rl", lambda d: d * (1.0 - 1e-4 * math.log(d))),  # at e^9999
         ("rl", lambda d: d * (1.0 - 0.3 * math.log(d))),  # at 10.3
+        ("rl", lambda d: d * (0.1 - math.log(d))),  # at 0.41, nearer than every point
     ],
 )
 def test_a_maximum_that_no_point_is_near_is_not_told(form, gain) -> None:
@@ -153,11 +154,12 @@ def test_a_maximum_that_no_point_is_near_is_not_told(form, gain) -> None:
     assert found is not None and found.beta.low > 0 and found.peak is None
 
 
-def test_a_maximum_is_told_as_far_as_twice_the_largest_distance() -> None:
+def test_a_maximum_is_told_from_the_smallest_distance_to_twice_the_largest() -> None:
     d = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
-    near, far = (fit(d, [x * (2 * top - x) for x in d], form="best-of-n") for top in (5.9, 6.1))
-    assert near is not None and near.peak is not None and math.isclose(near.peak.value, 5.9, rel_tol=1e-9)
-    assert far is not None and far.peak is None
+    tops = (0.49, 0.51, 5.9, 6.1)
+    peaks = [found.peak for top in tops if (found := fit(d, [x * (2 * top - x) for x in d], form="best-of-n"))]
+    assert [peak is None for peak in peaks] == [True, False, False, True]
+    assert [round(peak.value, 9) for peak in peaks if peak is not None] == [0.51, 5.9]
     with_infinite = fit([*d, math.inf], [*[x * (4 - x) for x in d], 0.0], form="best-of-n")
     assert with_infinite is not None and with_infinite.points == 6
 
@@ -186,18 +188,33 @@ def test_an_evaluation_without_an_objective_is_told_and_not_taken_for_the_best(t
     assert "<h2>Health</h2>" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("recipe", ["dpo", "ra"])
+def test_a_run_from_a_file_is_not_judged_by_its_datas_scores_and_pointed_elsewhere(recipe: str, tmp_path: Path) -> None:
+    config = runs.config(tmp_path, recipe, updates=11)
+    even = {"score": 0.5, "score_chosen": 0.5, "score_rejected": 0.5}
+    rows = [json.loads(line) for line in Path(config.data).read_text(encoding="utf-8").splitlines()]
+    runs.jsonl(Path(config.data), [row | {name: even[name] for name in row if name in even} for row in rows])
+    loop.run(config, recipe, show="nothing")
+    events = read(Path(config.out) / "events.jsonl")
+    assert [e["score_std"] for e in events] == [0.0] * 11 and "completions/clipped_ratio" in events[0]
+    found = of_events(recipe, events, folder="runs/it")
+    first, hint = found.lines()
+    assert found.offline and first == f"{recipe}: unknown (0 of {len(CHECKS)} checks known; 11 updates)"
+    assert "no on-policy checks" in hint and "tokenward diagnose --model runs/it --data" in hint
+    assert "<h2>Health</h2>" not in write_page([config.out], tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_the_verdict_says_how_much_it_rests_on() -> None:
-    offline = logs.updates(loss=0.1, **{"completions/length": 20.0})
-    first, hint, *_ = of_events("dpo", offline, folder="runs/dpo").lines()
-    assert first == f"dpo: ok (1 of {len(CHECKS)} checks known; 30 updates)"
-    assert "no on-policy checks" in hint and "tokenward diagnose --model runs/dpo --data" in hint
     rolled_out = of_events("ppo", logs.updates(**logs.WELL))
+    assert "  not known here: over-optimization, gain-by-length" in rolled_out.lines()
     assert not rolled_out.offline and rolled_out.as_json()["known"] == rolled_out.known == len(CHECKS) - 2
 
 
 def test_the_caption_names_a_fit_only_where_there_is_one() -> None:
     many, few = (of_events("run", logs.evals(list(range(n)))) for n in (8, 3))
     assert "Fit:" in overoptimization(many).caption and many.fits
+    points, curve = overoptimization(many).series  # the curve goes from the first point behind the start to the last
+    assert (curve.x[0], curve.x[-1]) == pytest.approx((points.x[1], points.x[-1])) and points.x[0] == 0 < points.x[1]
     assert "Fit:" not in overoptimization(few).caption and not few.fits
     assert "Gain over the start on" in overoptimization(few).caption
     late = of_events("run", logs.evals([0, 1, 2])[1:])

@@ -322,6 +322,36 @@ def test_what_sample_printed_is_read_back(tmp_path, models):
     assert cut.wrong is None and whole.wrong == ("", "slip", "") and about["counts"]["wrong_tokens"] == 1
 
 
+def test_texts_that_are_read_in_other_tokens_than_were_sampled_are_counted(tmp_path, models):
+    tokens = [3, 4, 5, tiny.EOS]
+    logp = sum(by_hand(tiny.tiny(seed=0), tiny.tiny(seed=1), tokens, 1)["logp"])
+    text = {"prompt": "w3", "completion": "w4 w5"}
+    data = [{**text, "tokens": 3, "logp": logp}, {**text, "tokens": 4, "logp": logp - 1}, {**text, "tokens": [4, 5]}]
+    _, about = rows_of(tmp_path, models, data)
+    assert [n[:n.index(" (")] for n in about["notes"] if "than their rows say" in n] == [
+        "1 of 2 texts have another number of tokens than their rows say",
+        "1 of 2 texts have another Σ log π than their rows say",
+    ]  # fmt: skip
+    assert not any("rows say" in n for n in rows_of(tmp_path, models, data[:1])[1]["notes"])
+    assert not any("rows say" in n for n in rows_of(tmp_path, models, data[1:2], max_tokens=3)[1]["notes"])  # cut
+
+
+def test_errors_of_transcripts_are_counted_from_behind_the_last_speaker(tmp_path, models):
+    start = "\n\nHuman: w3\n\nAssistant: w5\n\nHuman: w4\n\nAssistant:"
+    data = [{"chosen": f"{start} w5 w6", "rejected": f"{start} w7 w8", "rejected_spans": [[4, 6, "x"]]}]
+    (chosen, rejected), _ = rows_of(tmp_path, models, data)
+    assert chosen.wrong is None and rejected.wrong == ("", "x", "")
+
+
+def test_errors_of_messages_are_counted_in_the_last_one(tmp_path, chatty):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a b"}]
+    path = runs.jsonl(tmp_path / "m.jsonl", [{"messages": messages, "spans": [[2, 3, "x"]]}])
+    given = read(path, tokenizer=chatty, limits=Limits())
+    batch = batch_of(given.examples, pad_id=given.pad)
+    (row,) = token_rows(texts(given, given.examples), batch, {}, encoder=given.data.encoder)
+    assert "".join(token for token, kind in zip(row.tokens, row.wrong, strict=True) if kind).strip() == "b"
+
+
 def test_errors_that_find_no_tokens_are_counted(tmp_path, models):
     data = [{"prompt": "w3", "completion": "w4 zebra", "spans": [[0, 2, "x"]]}]  # the tokenizer has no zebra
     (row,), about = rows_of(tmp_path, models, data)

@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+import runpy
 from itertools import combinations
 
 import numpy as np
@@ -427,6 +428,20 @@ def test_the_real_feedback_is_read_whole(shared):
     assert all(one.answers[0][start:end].strip() for one in found for start, end, _ in one.errors)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [((), "usage: "), (("none.jsonl", "m", "o"), "none.jsonl: cannot be read"), (("f", "m", "o"), "f:1: not a row")],
+)
+def test_the_command_of_human_spans_refuses_in_one_line(tmp_path, monkeypatch, given, says):
+    (tmp_path / "f").write_text("{}\n")
+    script = str(ROOT / "benchmarks" / "credit" / "human_spans.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [script, *given])
+    with pytest.raises(SystemExit, match=says):
+        runpy.run_path(script, run_name="__main__")
+    assert not (tmp_path / "o").exists()
+
+
 # --- the study -----------------------------------------------------------------------------------------------------
 
 
@@ -554,7 +569,11 @@ def test_the_whole_command_at_a_tiny_scale(tmp_path):
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("page", "script"), [("credit.md", "credit/tables.py"), ("comparisons.md", "tables.py")])
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [("credit.md", "credit/tables.py"), ("comparisons.md", "tables.py"),
+     ("process_credit.md", "process_credit/tables.py")],
+)  # fmt: skip
 def test_the_tables_of_the_page_are_those_of_the_recorded_runs(page, script):
     spec = importlib.util.spec_from_file_location("tables_of_page", ROOT / "benchmarks" / script)
     made = importlib.util.module_from_spec(spec)

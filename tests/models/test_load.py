@@ -215,6 +215,8 @@ def test_paths_that_hold_no_model(tmp_path, monkeypatch):
     refused("is a file; give a model directory", lambda: load.policy(str(tmp_path / "file")))
     source = saved(tmp_path / "base")
     refused("unknown dtype 'float23'. Did you mean 'float32'", lambda: load.policy(str(source), dtype="float23"))
+    for read in (load.policy, load.critic):
+        refused("unknown device 'tpu'. Did you mean 'cpu'", lambda read=read: read(str(source), device="tpu"))
     refused("--lora-rank must be 0", lambda: load.policy(str(source), lora_rank=-1))
     refused(
         "--lora-targets nothing fit no layer of this model; its linear layers: down_proj",

@@ -30,6 +30,7 @@ DTYPES: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "float64": (torch.float64, None),
     "bfloat16": (torch.float32, torch.bfloat16),  # master weights stay float32: AdamW's steps vanish in bfloat16
 }
+DEVICES = ("cpu", "cuda")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _CLASSIFIER = "ForSequenceClassification"
 
@@ -259,6 +260,8 @@ def _architecture(config: Any) -> str:
 
 
 def _place(dtype: str, device: str) -> tuple[torch.dtype, torch.dtype | None]:
+    if device.partition(":")[0] not in DEVICES:  # "cuda:0" is a place too
+        raise InputError(f"unknown device {device!r}.{nearest(device, DEVICES)}")
     refuse_missing_gpu(device)
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}.{nearest(dtype, DTYPES)}")

@@ -20,7 +20,7 @@ from tokenward.lab.worlds.empirical import drawn
 from tokenward.lab.worlds.tree import Tree, grow
 from tokenward.lab.worlds.world import Labels, Prompt, Samples, World, default_world
 from tokenward.recipes import build
-from tokenward.studies.study import Claim, Figure, Series, Study, Table
+from tokenward.studies.study import Cell, Claim, Figure, Series, Study, Table
 from tokenward.studies.worlds import described, labeled
 
 PAPER = "Rafailov et al. 2024, Eq. 10 and §4.2"
@@ -48,16 +48,20 @@ def credit_lab(world: World | None) -> Study:
         world=f"{described(given)}; one deciding token: {described(one)}",
         claims=(*_population_claims(given), *_deciding_claims(pulled), *_finite_claims(runs)),
         figures=(_number_figure(runs), _pull_figure(pulled)),
-        tables=(_table(runs),),
+        tables=(_table(runs, one),),
         notes=(
             f"One deciding token: the reward is −{LOSS:g} where token {PLACE + 1} of {HORIZON} is a certain one of "
-            f"{VOCAB}, 0 otherwise. AUC: of −credit, for that token against every other token of texts of π_ref, each "
-            "with its probability; at equal scores ½.",
+            f"{VOCAB}, 0 otherwise. Scores: −credit, and two baselines that read no label and are exact. AUC: for that "
+            "token against every other token of texts of π_ref, each with its probability; at equal scores ½. "
+            "Correlation: of −score with A*.",
             f"N pairs of two texts of π_ref with one drawn label; DPO with a free logit for each token of each state, "
             f"{STEPS} steps of gradient descent from π_ref (few pairs have no optimum). {SEEDS} draws of the pairs; "
-            f"intervals are the mean ± {STUDENT:g} standard errors over them (95 %, Student's t).",
+            f"intervals are the mean ± {STUDENT:g} standard errors over them (95 %, Student's t), cut at the ends of "
+            "what the number can be.",
             "Swapped labels have the optimum π_ref·exp(−r/τ)/Z: each credit changes sign but not by the same factor, "
             "so the AUC goes to 0 while the correlation with A* stays above −1.",
+            "The wrong token is the likeliest of π_ref, so −log π_ref ranks it last: here likelihood does not pass for "
+            "credit, in other worlds it may.",
         ),
     )
 
@@ -226,24 +230,44 @@ def _finite_claims(runs: dict[str, list[Run]]) -> tuple[Claim, ...]:
 
 
 def _mean(runs: list[Run], number: int | None, what: str) -> tuple[float, float, float]:
-    """Mean over the draws of one number of pairs and the ends of its interval; None: of each seed's mean over all."""
+    """Mean over the draws of one number of pairs and the ends of its interval; None: of each seed's mean over all.
+
+    The ends are cut where an AUC (0, 1) or a correlation (−1, 1) ends.
+    """
     some = [run for run in runs if number in (None, run.number)]
     values = [fmean(float(getattr(run, what)) for run in some if run.seed == seed) for seed in range(SEEDS)]
     middle, reach = fmean(values), STUDENT * stdev(values) / SEEDS**0.5
-    return middle, middle - reach, min(1.0, middle + reach)  # neither number is above 1
+    return middle, max(0.0 if what == "area" else -1.0, middle - reach), min(1.0, middle + reach)
 
 
 def _shown(found: tuple[float, float, float]) -> str:
     return f"{found[0]:.3f} ({found[1]:.3f} to {found[2]:.3f})"
 
 
-def _table(runs: dict[str, list[Run]]) -> Table:
-    rows = tuple(
-        (name, number, _shown(_mean(some, number, "area")), _shown(_mean(some, number, "correlation")))
+def baselines(world: World) -> dict[str, Float[Tensor, "X S V"]]:
+    """What π_ref alone says of each token, which knows no label: tables that are low where it finds an error."""
+    ref = world.tree.conditional(world.ref)
+    entropy = torch.special.entr(ref.exp()).sum(-1)
+    return {"−log π_ref": ref, "entropy of π_ref": -entropy[..., None].expand(ref.shape)}
+
+
+def _table(runs: dict[str, list[Run]], world: World) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            f"credit, {name}",
+            float(number),
+            _shown(_mean(some, number, "area")),
+            _shown(_mean(some, number, "correlation")),
+        )
         for name, some in runs.items()
         for number in NUMBERS
+    ]
+    exact = optimum(world).advantage
+    for name, table in baselines(world).items():
+        rows.append((name, None, f"{found(world, table):z.3f}", f"{together(world, table, exact):z.3f}"))
+    return Table(
+        "Credit from N pairs", ("score", "N", "AUC for the deciding token", "correlation with A*"), tuple(rows)
     )
-    return Table("Credit from N pairs", ("labels", "N", "AUC for the deciding token", "correlation with A*"), rows)
 
 
 def _number_figure(runs: dict[str, list[Run]]) -> Figure:

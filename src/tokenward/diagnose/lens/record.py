@@ -21,6 +21,7 @@ from tokenward.diagnose.lens.columns import Models, columns_of
 from tokenward.diagnose.lens.recipe_values import Method, recipe_columns, units
 from tokenward.diagnose.lens.request import Meant, Request, claim, meant
 from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, write_rows, writing
+from tokenward.diagnose.lens.sampled import Sampled
 from tokenward.diagnose.lens.texts import Given, Text, by_prompt, read, scored, texts
 from tokenward.diagnose.lens.token_rows import token_rows
 from tokenward.diagnose.lens.voices import Cast, cast
@@ -143,9 +144,8 @@ def _rows(
         left -= len(candidates)
         ordered = {name: said[name] for name in seen.values}
         mute = [models.mute for models in speakers.voices]
-        yield from token_rows(
-            rows, batch, ordered, encoder=given.data.encoder, candidates=candidates, mute=mute
-        )  # fmt: skip
+        made = token_rows(rows, batch, ordered, encoder=given.data.encoder, candidates=candidates, mute=mute)
+        yield from seen.sampled.compared(rows, made)
         seen.reached(first + len(part.examples), rows)
 
 
@@ -164,7 +164,7 @@ def _candidates(voices: tuple[Models, ...], batch: Batch, rows: list[Text], *, t
 @final
 @dataclass
 class _Seen:
-    """What is known once the rows have been made: counts, the values present, texts whose errors found no tokens."""
+    """What is known once the rows have been made: counts, values present, texts sampled in other tokens."""
 
     show: Literal["lines", "none"]
     of: int
@@ -172,7 +172,7 @@ class _Seen:
     units: int | None = None
     unit: str = ""
     counts: Counter[str] = field(default_factory=Counter)
-    unplaced: list[str] = field(default_factory=list)
+    sampled: Sampled = field(default_factory=Sampled)
     started: float = field(default_factory=time.monotonic)
 
     def counted(self, rows: Iterator[TokenRow]) -> Iterator[TokenRow]:
@@ -219,6 +219,7 @@ def _notes(request: Request, asked: Meant, given: Given, recipe: Recipe | None, 
         lines.append(f"recipe {recipe.name}: {seen.units} {seen.unit} taken as one batch")
     if (lost := seen.counts["with_spans"] - seen.counts["with_errors_marked"]) > 0:
         lines.append(f"{lost} texts have marked errors that could not be placed: their tokens do not read as the text")
+    lines += seen.sampled.notes()
     if (kept := seen.counts["with_alternatives"]) < count:
         lines.append(f"alternatives are kept of the first {kept} texts" if kept else "no alternatives are kept")
     return lines
@@ -236,7 +237,8 @@ def _scales(recipe: Recipe, asked: Meant, recipe_beta: float | None) -> list[str
 
 def _about(request: Request, asked: Meant, given: Given, recipe: Recipe | None, seen: _Seen) -> dict[str, Any]:
     """The object of credit.json, but for its notes."""
-    models = {"model": asked.model, "ref": asked.ref, "critic": asked.critic, "partner": asked.partner}
+    critic = asked.critic if asked.value_head is None else request.model  # a run whose head is on the policy's trunk
+    models = {"model": asked.model, "ref": asked.ref, "critic": critic, "partner": asked.partner}
     models |= {"partner_ref": asked.partner_ref, "guide": request.guide, "guide_ref": request.guide_ref}
     known = {name: path for name, path in models.items() if path is not None}
     return {

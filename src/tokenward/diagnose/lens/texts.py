@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenward.data import dataset
 from tokenward.data.dataset import Dataset
 from tokenward.data.files import raw_rows
+from tokenward.data.rows import ASSISTANT
 from tokenward.data.tokenize import (
     Labeled,
     Limits,
@@ -26,7 +27,7 @@ from tokenward.errors import InputError
 from tokenward.rollout.rewards import Reward
 from tokenward.types import Rollout
 
-SPANS = ("wrong_spans", "spans")  # columns of the errors in `completion`; in pairs chosen_spans and rejected_spans
+SPANS = ("wrong_spans", "spans")  # columns of the errors in an answer; in pairs chosen_spans and rejected_spans
 Side = Literal["chosen", "rejected"]
 Answered: TypeAlias = RowExample | Pair | StepPair  # every example but a prompt alone
 
@@ -143,7 +144,7 @@ def _alone(example: RowExample, row: Mapping[str, Any]) -> Text:
     label = example.label if isinstance(example, Labeled) else None
     score = example.score if isinstance(example, Scored) else None
     name = next((name for name in SPANS if name in row), None)
-    answer = _words(row["completion"]) if "completion" in row else None
+    answer = _words(row.get("completion", row.get("messages")))
     spans = None if name is None else _spans(row[name], answer, where=f"{example.prompt.where}: {name}")
     return Text(example.prompt, example.response, label=label, score=score, spans=spans, answer=answer)
 
@@ -154,10 +155,10 @@ def _pair(example: Pair | StepPair, row: Mapping[str, Any], number: int) -> Iter
         ("rejected", example.rejected, example.score_rejected),
     )
     for side, answer, score in sides:
+        value = row.get(f"{side}_spans")
+        written = _words(row.get(side), transcript="prompt" not in row)
+        spans = None if value is None else _spans(value, written, where=f"{example.prompt.where}: {side}_spans")
         if isinstance(answer, Response):
-            value = row.get(f"{side}_spans")
-            written = _words(row[side]) if side in row else None
-            spans = None if value is None else _spans(value, written, where=f"{example.prompt.where}: {side}_spans")
             yield Text(example.prompt, answer, number, side, score=score, spans=spans, answer=written)
         else:
             for step in answer:
@@ -165,13 +166,20 @@ def _pair(example: Pair | StepPair, row: Mapping[str, Any], number: int) -> Iter
 
 
 def _spans(value: Any, answer: str | None, *, where: str) -> tuple[Span, ...]:
-    return read_spans(value, where=where, size=None if answer is None else len(answer))
+    if answer is None:
+        raise InputError(
+            f"{where}: spans are characters of one answer (completion, chosen, rejected, the last of messages), and "
+            "this row has several turns or steps: leave them out"
+        )
+    return read_spans(value, where=where, size=len(answer))
 
 
-def _words(value: Any) -> str | None:
-    """The text of an answer, or of its last message."""
+def _words(value: Any, *, transcript: bool = False) -> str | None:
+    """The text of an answer, or of its last message; of a transcript (hh-rlhf) what stands after its last speaker."""
     if isinstance(value, list) and value and isinstance(value[-1], dict):
         value = value[-1].get("content")
+    elif transcript and isinstance(value, str):
+        value = value.rpartition(ASSISTANT)[2]
     return value if isinstance(value, str) else None
 
 

@@ -48,7 +48,7 @@ def token_rows(
         unknown = mute[text.actor or 0]
         wrote = text.response.trainable or (True,) * size
         written = pieces(encoder.tokenizer, text.rollout)
-        totals = {name: _short(values[row]) for name, values in sums.items() if name not in unknown}
+        totals = {name: short(values[row]) for name, values in sums.items() if name not in unknown}
         totals |= {"length": float(sum(wrote))}
         totals |= {} if text.score is None else {"score": text.score}
         totals |= {} if text.label is None else {"label": float(text.label)}
@@ -73,10 +73,10 @@ def token_rows(
 
 
 def _numbers(values: Float[Tensor, " N"], wrote: Sequence[bool]) -> tuple[Number, ...]:
-    return tuple(_short(x) if own else None for x, own in zip(values.tolist(), wrote, strict=True))
+    return tuple(short(x) if own else None for x, own in zip(values.tolist(), wrote, strict=True))
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """The number with the digits that a float32 has."""
     return float(f"{value:.{DIGITS}g}")
 
@@ -110,7 +110,7 @@ def _finite(words: Words, place: Sequence[Candidate]) -> Iterator[Alternative]:
     """The candidates whose logarithms JSON can hold: none that a model excludes altogether."""
     for token, logp, ref in place:
         if math.isfinite(logp) and (ref is None or math.isfinite(ref)):
-            yield Alternative(words.of(token), _short(logp), None if ref is None else _short(ref))
+            yield Alternative(words.of(token), short(logp), None if ref is None else short(ref))
 
 
 @final

@@ -98,9 +98,9 @@ function measures(table, items) {
   table.names.forEach((name, k) => found.push([`sum:${k}`, wholeName(name), (rows) => sumOf(table, k, rows)]));
   const known = new Set(table.names.map((name) => name.name));
   table.totals.forEach((name, k) => {
+    if (name.name === "length") return; // the tokens themselves are counted below
     const label = known.has(name.name) ? `total ${name.label}` : name.label;
-    const adds = known.has(name.name) || name.name === "length";
-    found.push([`total:${k}`, label, (rows) => totalOf(table, k, rows, adds)]);
+    found.push([`total:${k}`, label, (rows) => totalOf(table, k, rows, known.has(name.name))]);
   });
   found.push(["length", "length (tokens)", (rows) => rows.reduce((sum, r) => sum + table.own(r), 0)]);
   return found;
