@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,21 @@ from tokenward.runlog import write_json, write_text
 @final
 @dataclass(frozen=True)
 class Stages:
-    """Where a story writes, its seed, what multiplies the updates of its runs, and how long each run took."""
+    """Where a story writes, its seed, what multiplies the updates of its runs, and how long each stage took.
+
+    `earlier`: what of those seconds earlier calls spent, before the story was gone on with.
+    """
 
     out: Path
     seed: int
     scale: float
     seconds: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def before(self) -> float:
+        """Seconds of earlier calls that are not to be spent again."""
+        return math.fsum(self.earlier.values())
 
     def file(self, name: str) -> Path:
         return self.out / "data" / name
@@ -42,13 +52,16 @@ class Stages:
     def once(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the work gives, JSON values, NaN and ∞ too; from out/done/name.json where it has been done before."""
         path = self.out / "done" / f"{name}.json"
-        if not path.is_file():
-            start = time.monotonic()
+        fresh = not path.is_file()
+        if fresh:
+            start, before = time.monotonic(), self.before
             found = work()
+            spent = time.monotonic() - start + self.before - before  # runs inside it may have been done before
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"seconds": time.monotonic() - start, "found": found})
+            write_json(path, {"seconds": spent, "found": found})
         done = json.loads(path.read_text(encoding="utf-8"))
         self.seconds[name] = float(done["seconds"])
+        self.earlier.setdefault(name, 0.0 if fresh else self.seconds[name])
         result: dict[str, Any] = _numbers(done["found"])
         return result
 
@@ -62,7 +75,7 @@ class Stages:
 
         updates = max(1, round(int(str(settings["updates"])) * self.scale))
         warmup = min(int(str(settings.get("warmup_updates", 0))), updates // 2)
-        folder = self.out / name
+        folder, start = self.out / name, time.monotonic()
         if directory.finished(folder):
             print(f"{name}: done before", flush=True)
         else:
@@ -80,6 +93,7 @@ class Stages:
                 loop.run(config, recipe, keywords=dict(keywords or {}))
         (run,), _ = gather([folder])
         self.seconds[name] = run.seconds
+        self.earlier.setdefault(name, max(0.0, run.seconds - (time.monotonic() - start)))
 
 
 def _numbers(value: Any) -> Any:

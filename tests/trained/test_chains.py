@@ -21,7 +21,7 @@ from tokenward.diagnose.lens.rows import TokenRow, read_rows
 from tokenward.diagnose.lens.steps import by_step
 from tokenward.errors import InputError
 from tokenward.models import frozen
-from tokenward.trained.reasoning import choose, pairs, steps
+from tokenward.trained.reasoning import choose, measure, pairs, steps
 from tokenward.trained.reasoning.bench import score_gains
 from tokenward.trained.reasoning.plan import Plan
 from tokenward.types import Rollout
@@ -294,6 +294,15 @@ def test_later_errors_are_left_out_and_equal_steps_share_a_hit():
     assert steps.located(alike)["credit"]["hits"]["value"] == 0.5
 
 
+def test_a_row_of_the_page_has_the_digits_and_the_sums_of_the_lens():
+    row = TokenRow("p", ("a ", "b"), {"credit": (1 / 3, 1e-9), "ref_entropy": (2 / 3, 0.5), "model": (1.0, 2.0)},
+                   totals={"score": 1.0}, wrong=("", "sum"), segment=(0, 1))  # fmt: skip
+    found = measure.shown(row)
+    assert found.values == {"credit": (0.3333333, 1e-9), "ref_entropy": (0.6666667, 0.5)}
+    assert found.totals == {"credit": 0.3333333, "length": 2.0, "score": 1.0}
+    assert (found.wrong, found.segment, found.tokens) == (row.wrong, row.segment, row.tokens)
+
+
 # --- best of n -----------------------------------------------------------------------------------------------------
 
 
@@ -350,7 +359,9 @@ def test_the_study_at_a_tiny_scale(tmp_path, monkeypatch):
     rows = read_rows(tmp_path / "s" / "credit_injected.jsonl")
     assert len(rows) == 48 and all(sum(map(bool, row.wrong)) == 1 for row in rows)
     assert {"credit", "ref_logp", "ref_entropy"} <= set(rows[0].values) and rows[0].segment[-1] >= 2
+    assert {"credit", "ref_logp", "length", "score"} <= set(rows[0].totals)
     before = (tmp_path / "s" / "results.json").read_text(encoding="utf-8")
     assert study(seed=1, out=str(tmp_path / "s"), plan=plan)  # everything was done before
     again = json.loads((tmp_path / "s" / "results.json").read_text(encoding="utf-8"))
     assert again["credit"] == json.loads(before)["credit"]
+    assert again["seconds"] > 0.5 * json.loads(before)["seconds"]  # of both calls

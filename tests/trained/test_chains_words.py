@@ -20,11 +20,11 @@ def results() -> dict[str, Any]:
     """Numbers for which every claim holds."""
 
     def located() -> dict[str, Any]:
-        found: dict[str, Any] = {"texts": 9, "prompts": 8, "chance": {"hits": near(0.2)}}
+        found: dict[str, Any] = {"texts": 9, "prompts": 8}
         for name in SCORES:
             found |= {name: {"auc": near(0.9), "ap": near(0.7), "hits": near(0.6), "wrong": 9, "right": 30}}
             found |= {f"lead_{name}": {"auc": near(0.05), "hits": near(0.05)}}
-        return found
+        return found | {"chance": {"hits": near(0.2)}}
 
     policies = {
         name: {key: near(0.05) for key in ("sound", "kl", "minus_sft", "minus_ppo-outcome", "minus_ppo-end")}
@@ -51,6 +51,7 @@ def test_the_study_says_what_the_numbers_say() -> None:
     assert [table.title.split(":")[0] for table in found.tables] == [
         *["Finding the first wrong step"] * 2, "Best of n texts of the SFT policy", "Policies on held-out prompts",
     ]  # fmt: skip
+    assert found.tables[0].rows[-1][:3] == ("chance", "0.5", "0.231")  # 9 of 39 steps are wrong
     assert "0.900 (0.890 to 0.910)" in text(found) and "DOES NOT HOLD" not in text(found)
 
 

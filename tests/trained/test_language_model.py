@@ -20,7 +20,7 @@ from tokenward.models.load import scorer
 from tokenward.runlog import read
 from tokenward.stages import Stages, build_world
 from tokenward.studies import study as studies
-from tokenward.trained.directory import MARK, begin, text
+from tokenward.trained.directory import MARK, begin, conduct, text
 from tokenward.trained.language_model import data as data_of_study
 from tokenward.trained.language_model import measure as measure_of_study
 from tokenward.trained.language_model import story as story
@@ -276,7 +276,39 @@ def test_a_run_that_was_killed_goes_on_and_a_finished_one_is_left(tmp_path, monk
         capsys.readouterr()
         stages.train("sft", "sft", given)
         assert capsys.readouterr().out == "sft: done before\n"
+        again = Stages(tmp_path / name, 0, 1.0)
+        again.train("sft", "sft", given)
+        assert 0 < again.before <= again.seconds["sft"]  # an earlier call spent them
     assert weights[0] == weights[1]
+
+
+def test_the_seconds_of_a_study_are_those_of_all_its_calls(tmp_path, monkeypatch):
+    """Ten seconds of a stage inside another, then a stop; the next call takes five, the third none."""
+    clock, stops, found = [0.0], [True], words_of_study.told(results())
+
+    def spend(seconds):
+        clock[0] += seconds
+        return {}
+
+    def outer(stages):
+        stages.once("inner", lambda: spend(10.0))
+        if stops.pop():
+            raise KeyboardInterrupt
+        return spend(5.0)
+
+    def work(stages):
+        return stages.once("outer", lambda: outer(stages)) | stages.once("outer", dict)
+
+    def call():
+        conduct("x", work, lambda _: found, plan=Plan(), seed=0, out=str(tmp_path / "x"), scale=1.0)
+        return json.loads((tmp_path / "x" / "results.json").read_text(encoding="utf-8"))
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    stops.append(False)
+    assert call()["seconds"] == 15.0
+    assert (call()["seconds"], call()["stages"]) == (15.0, {"outer": 15.0})
 
 
 def test_a_directory_of_other_settings_or_of_somebody_else_is_refused(tmp_path):

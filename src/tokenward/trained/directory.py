@@ -68,13 +68,14 @@ def conduct(
     """Do what is not done yet, on one thread: results.json, data.jsonl (the study), runs/; claims and tables as text.
 
     `told` is given what `work` gives, with `stages` (seconds of each), `seconds`, and `settings` beside it.
+    `seconds`: of this call, and of what earlier calls finished or brought to a checkpoint.
     """
     start = time.monotonic()
     folder = begin(Path(out), name=name, seed=seed, scale=scale, plan=plan)
     stages = Stages(folder / "runs", seed, scale)
     with one_thread():
         results = work(stages)
-    results |= {"stages": stages.seconds, "seconds": time.monotonic() - start}
+    results |= {"stages": stages.seconds, "seconds": time.monotonic() - start + stages.before}
     results["settings"] = {"seed": seed, "scale": scale, **asdict(plan)}
     write_json(folder / "results.json", results)
     found = told(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tokenward.data.tokenize import Pair
 from tokenward.diagnose.evaluate import preferences
 from tokenward.diagnose.lens.rows import MEANINGS, TokenRow, write_rows
 from tokenward.diagnose.lens.steps import by_step
+from tokenward.diagnose.lens.token_rows import SUMMED, short
 from tokenward.masking import row_sum
 from tokenward.models import load
 from tokenward.models.forward import Scorer
@@ -77,9 +79,19 @@ def credit(stages: Stages, plan: Plan) -> Numbers:
             continue
         whole = token_rows(bench, texts, models=models, judge=judge, beta=plan.beta_dpo)
         found[kind] = located(whole)
-        shown = [replace(r, values={k: v for k, v in r.values.items() if k in MEANINGS}) for r in whole[:SHOWN]]
-        write_rows(stages.out.parent / f"credit_{kind}.jsonl", shown)
+        write_rows(stages.out.parent / f"credit_{kind}.jsonl", map(shown, whole[:SHOWN]))
     return found
+
+
+def shown(row: TokenRow) -> TokenRow:
+    """The row as files of token credit have it: values that the lens knows, in the digits of a float32, and sums."""
+    known = {name: column for name, column in row.values.items() if name in MEANINGS}
+    sums = {name: short(math.fsum(x or 0.0 for x in known[name])) for name in SUMMED if name in known}
+    return replace(
+        row,
+        values={name: tuple(None if x is None else short(x) for x in column) for name, column in known.items()},
+        totals={**sums, "length": float(len(row.tokens)), **row.totals},
+    )
 
 
 def token_rows(

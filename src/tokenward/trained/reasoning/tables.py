@@ -43,13 +43,14 @@ def tables(results: Row) -> tuple[Table, ...]:
 
 def _located(results: Row, kind: str) -> Table:
     found = results["credit"][kind]
+    first = found["credit"]
+    by_chance = {"auc": "0.5", "ap": f"{first['wrong'] / (first['wrong'] + first['right']):.3f}"}
     rows: list[tuple[Cell, ...]] = []
     for name, label in SCORES.items():
         one = found[name]
         gap = found.get(f"lead_{name}", {})
-        area = [ends(one[key]) if key in one else "0.5" if key == "auc" else None for key in ("auc", "ap")]
+        area = [ends(one[key]) if key in one else chance for key, chance in by_chance.items()]
         rows.append((label, *area, ends(one["hits"]), *(ends(gap[key]) if key in gap else None for key in AGAINST)))
-    first = found["credit"]
     return Table(
         f"Finding the first wrong step: {KINDS[kind]}",
         ("score of a step", "AUC", "average precision", "worst step is it", "DPO's lead in AUC", "… in worst step"),
