@@ -8,7 +8,9 @@ import html.parser
 import json
 import math
 import random
+import shutil
 import struct
+import subprocess
 import zlib
 from importlib.resources import files
 from pathlib import Path
@@ -241,6 +243,17 @@ def test_colors_end_at_the_95th_percentile(tmp_path, values, sign, low, high):
     sizes = sorted(abs(v) for v in values if v is not None)
     assert (name["sign"], name["low"]) == (sign, low)
     assert name["high"] == (sizes[95] if high is None else high)
+
+
+def test_what_texts_can_be_sorted_by_has_their_length_once():
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    code = files("tokenward.report.lens").joinpath("items.js").read_text(encoding="utf-8")
+    named = [{"name": name, "label": name} for name in ("length", "score")]
+    asked = f"{code}\nconsole.log(measures({{names: [], totals: {json.dumps(named)}}}, []).map((way) => way[1]).join())"
+    found = subprocess.run([node, "-e", asked], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "score,length (tokens)"
 
 
 # --- limits -------------------------------------------------------------------------------------------------------

@@ -157,6 +157,17 @@ def test_a_run_table_tells_the_last_values(page):
     assert "3.550" in page.text
 
 
+def test_scores_and_lengths_of_a_file_are_not_called_those_of_samples(tmp_path):
+    told = {"score": 0.2, "completions/length": 3.0, "rewards/margins": 0.1}
+    folders = [run_folder(tmp_path / "dpo", epoch=0.1, **told), run_folder(tmp_path / "ppo", recipe="ppo", **told)]
+    runs, _ = gather(folders)
+    drawn = {metric: [run.name for run in have] for metric, have in figures.panels(runs).values()}
+    assert drawn["score"] == drawn["completions/length"] == ["ppo"] and drawn["rewards/margins"] == ["dpo", "ppo"]
+    text = Page(write_page(folders, tmp_path / "page.html")).text
+    assert re.search(r"dpo\s*dpo\s*40\s*20\s*0\.028\s*–\s*3\.550\s*–", text)
+    assert "score" not in Page(write_page(folders[:1], tmp_path / "one.html")).text
+
+
 def test_the_same_runs_give_the_same_page(tmp_path):
     folder = run_folder(tmp_path / "a", **{"rewards/margins": 0.1})
     pages = [write_page([folder], tmp_path / name).read_text() for name in ("1.html", "2.html")]

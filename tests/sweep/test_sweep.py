@@ -22,8 +22,8 @@ from tokenward.errors import InputError
 from tokenward.sweep import job as jobs
 from tokenward.sweep import results
 from tokenward.sweep import run as sweeps
-from tokenward.sweep.frontier import bands
-from tokenward.sweep.page import page
+from tokenward.sweep.frontier import bands, figure
+from tokenward.sweep.page import learning, page
 from tokenward.sweep.plan import read_sweep
 from tokenward.train.runtime import Interrupted
 
@@ -162,6 +162,9 @@ def test_of_the_updates_on_one_batch_the_largest_ratio_is_kept(tmp_path: Path) -
     assert found["update"] == [1, 4, 5] and found["reward"] == [0.5, 0.7, 0.8]
     assert found["ratio_max"] == [1.7, 1.0, 1.9] and found["kl_old"] == [0.3, 0.0, 0.01]
     assert "entropy" not in found
+    events = [{**event, "epoch": 0.1} for event in events]  # a run that learns from a file: they are the data's
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
+    assert set(found) - set(jobs.training(tmp_path)) == {"reward", "length"}
 
 
 # ------------------------------------------------------------------------------------------------------------ the sweep
@@ -286,6 +289,16 @@ def test_the_page_escapes_names_and_has_no_script() -> None:
     assert "&lt;script&gt;alert(1)" in text and "4 jobs done, 1 jobs failed" in text
     assert text.count("<img src=") == 4  # points, frontier, reward and KL of the batches
     assert "http" not in text.replace("http-equiv", "").replace("data:image/svg+xml", "")
+
+
+def test_a_line_that_is_alone_is_named_in_its_title() -> None:
+    two = [made("ppo_m", seed=0, reward=[kl, kl], kl=kl, point={"beta": kl}) for kl in (1.0, 2.0)]
+    other = [{**one, "method": "grpo"} for one in two]
+    assert figure(two).title == "Frontier by method: ppo m" and figure(two + other).title == "Frontier by method"
+    assert [one.title for one in learning(two[:1])] == [
+        "Reward of the training batches: ppo m beta=1.0", "KL of the training batches (nats): ppo m beta=1.0",
+    ]  # fmt: skip
+    assert learning(two)[0].title == "Reward of the training batches"
 
 
 @pytest.mark.parametrize("grid", [False, True], ids=["a model a method", "models in the grid"])

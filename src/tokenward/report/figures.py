@@ -32,7 +32,7 @@ METRICS: dict[str, str] = {
     "logps/chosen": "Σ log π of chosen (nats)",
     "logps/rejected": "Σ log π of rejected (nats)",
 }
-ROLLOUTS_ONLY = ("score", "kl", "completions/length", "entropy", "critic/vf_explained_var")
+ROLLOUTS_ONLY = ("score", "kl", "completions/length", "entropy", "critic/vf_explained_var")  # else of the data
 WIDTH, HEIGHT = 4.6, 2.9  # inches of one panel
 
 matplotlib.rcParams["svg.hashsalt"] = "tokenward"  # the same figure is the same text
@@ -42,9 +42,7 @@ def panels(runs: Sequence[RunRecord]) -> dict[str, tuple[str, list[RunRecord]]]:
     """{title: (metric, runs that logged it)}: losses by recipe, as losses of two recipes cannot be compared."""
     found: dict[str, tuple[str, list[RunRecord]]] = {}
     for metric, title in METRICS.items():
-        have = [run for run in runs if run.series(metric)[1]]
-        if metric in ROLLOUTS_ONLY:
-            have = [run for run in have if run.series("score")[1] or run.series("kl")[1]]
+        have = [run for run in runs if tells(run, metric)]
         if have:
             found[title] = (metric, have)
     for recipe in dict.fromkeys(run.recipe for run in runs):
@@ -52,6 +50,11 @@ def panels(runs: Sequence[RunRecord]) -> dict[str, tuple[str, list[RunRecord]]]:
         if have:
             found[f"loss of {recipe}"] = ("loss", have)
     return found
+
+
+def tells(run: RunRecord, metric: str) -> bool:
+    """Whether the run logged the metric, and it is what its name says: of samples, where it is for samples alone."""
+    return bool(run.series(metric)[1]) and (metric not in ROLLOUTS_ONLY or run.sampled)
 
 
 def curves(runs: Sequence[RunRecord], *, metric: str, title: str, order: Sequence[str]) -> str:

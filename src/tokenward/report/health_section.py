@@ -53,7 +53,8 @@ def overoptimization(found: Health) -> Figure:
         low, high = ([g + s * e for g, e in zip(gain, errors, strict=True)] if errors else None for s in (-1, 1))
         series.append(Series(label, at, gain, style="points", low=low, high=high))
         if (curve := found.fits.get(label)) is not None:
-            grid = [max(at) * (i + 1) / 60 for i in range(60)]
+            near = min(x for x in at if x > 0)  # from the first point behind the start to the last
+            grid = [near + (max(at) - near) * i / 59 for i in range(60)]
             series.append(Series(f"{label}, fitted", grid, [curve.at(x) for x in grid]))
     best = found.best
     first = "the start" if start.get("update") == 0 else "the first evaluation, which is not of the start,"

@@ -181,11 +181,11 @@ def _method_rows(methods: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], l
 
 def _run_rows(runs: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     """The mean of the last ten values of each metric, one line per run."""
-    metrics = [m for m in ("loss", *figures.METRICS) if any(run.last(m) is not None for run in runs)]
+    metrics = [m for m in ("loss", *figures.METRICS) if any(figures.tells(run, m) for run in runs)]
     rows = [
         [
             escape(run.name), escape(run.recipe), f"{len(run.updates)}", f"{run.seconds:.0f}",
-            *(_cell(run.last(metric), None, 3) for metric in metrics),
+            *(_cell(run.last(metric) if figures.tells(run, metric) else None, None, 3) for metric in metrics),
         ]
         for run in runs
     ]  # fmt: skip

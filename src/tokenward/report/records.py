@@ -13,6 +13,7 @@ import yaml
 
 from tokenward.diagnose.lens.rows import TokenRow, read_rows
 from tokenward.errors import InputError
+from tokenward.objective.health.history import sampled
 from tokenward.runlog import read
 
 Number = int | float
@@ -45,6 +46,11 @@ class RunRecord:
         """Mean of a metric over its last values."""
         _, values = self.series(metric)
         return math.fsum(values[-count:]) / len(values[-count:]) if values else None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the run learns from texts that it samples."""
+        return sampled(self.updates)
 
     @property
     def seconds(self) -> float:

@@ -40,6 +40,11 @@ def bands(records: Sequence[Record]) -> dict[str, Band]:
     return {method: band(points) for method, points in measured(records).items()}
 
 
+def titled(words: str, series: Sequence[Series]) -> str:
+    """A figure's title; it names a line that is alone, as that gets no legend."""
+    return f"{words}: {series[0].name}" if len(series) == 1 else words
+
+
 def figure(records: Sequence[Record]) -> Figure:
     """The bands over KL; nothing to draw where no method has two places."""
     series = [
@@ -50,4 +55,5 @@ def figure(records: Sequence[Record]) -> Figure:
         "The largest reward at KL ≤ k on a chord between policies of a method (start model included): what a coin "
         "between two of them reaches at least. Bands: 95 % bootstrap over prompts and seeds."
     )
-    return Figure("bands", "Frontier of each method", "KL (nats)", "reward", tuple(series), caption)
+    title = titled("Frontier by method", series)
+    return Figure("bands", title, "KL (nats)", "reward", tuple(series), caption)

@@ -21,6 +21,7 @@ SERIES = {  # of events.jsonl, by its name in results.jsonl
     "reward": "score", "kl": "kl", "length": "completions/length", "ratio_max": "ratio_max", "kl_old": "kl_old",
     "entropy": "entropy", "value_explained": "critic/vf_explained_var",
 }  # fmt: skip
+OF_SAMPLES = ("reward", "length")  # of a run that learns from a file they would be those of its rows
 DIGITS = 5  # of numbers in results.jsonl
 
 
@@ -124,6 +125,8 @@ def training(run: Path) -> dict[str, Any]:
             batches[-1] |= {**moved, "ratio_max": top}
     found: dict[str, Any] = {"update": [batch["update"] for batch in batches], "seconds": round(record.seconds, 2)}
     for name, key in SERIES.items():
+        if name in OF_SAMPLES and not record.sampled:
+            continue
         values = [number(batch.get(key)) for batch in batches]
         if any(value is not None for value in values):
             found[name] = [value if value is None else round(value, DIGITS) for value in values]

@@ -68,7 +68,8 @@ def frontier(found: Sequence[Row]) -> Figure:
             )
         )
     caption = "Held-out prompts; 95 % bootstrap intervals of the reward over seeds and prompts. KL to the start model."
-    return Figure("frontier", "Reward against KL", "√KL (√nats)", "reward", tuple(series), caption)
+    title = bands.titled("Reward against KL", series)
+    return Figure("frontier", title, "√KL (√nats)", "reward", tuple(series), caption)
 
 
 def learning(records: Sequence[Record]) -> list[Figure]:
@@ -88,7 +89,8 @@ def learning(records: Sequence[Record]) -> list[Figure]:
                 low, high = ([pick(place) for place in places] for pick in (min, max))
                 series.append(Series(_plain(name), at, mean, low=low, high=high))
         caption = "Mean over seeds; the band is their range."
-        figures.append(Figure(number, words.capitalize(), "update", number, tuple(series), caption))
+        title = bands.titled(words[0].upper() + words[1:], series)
+        figures.append(Figure(number, title, "update", number, tuple(series), caption))
     return figures
 
 

@@ -5,7 +5,8 @@ A record: `job`, `method`, `point` (place in the grid), `seed`, `recipe`, `setti
 by place one prompt: `prompt` (its id), `reward`, `kl` (nats, to the model that the run began with), `length` (tokens)
 and `cut` (share at the limit), each a mean over the prompt's texts, and `by`, where the file asks for it. `training`
 holds lists, place by place one batch of the run: `update`, and where logged `reward`, `kl`, `length`, `ratio_max`,
-`kl_old`, `entropy`, `value_explained`; besides, the run's `seconds`.
+`kl_old`, `entropy`, `value_explained`; besides, the run's `seconds`. `reward` and `length` are of sampled texts: a run
+that learns from a file has none.
 """
 
 from __future__ import annotations

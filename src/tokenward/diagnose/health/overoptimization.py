@@ -39,7 +39,8 @@ class Fit:
     """α and β of a curve, the root mean square of what it leaves, and the √KL of its maximum.
 
     `peak` None: none that the points can tell of. Either β ≤ 0 in more than 2.5 % of the bootstrap draws, or the
-    maximum is not at a √KL between 0 and REACH times the largest measured, or its interval is not above 0 and finite.
+    maximum is not at a √KL between the smallest measured behind the start and REACH times the largest, or its interval
+    is not above 0 and finite.
     """
 
     form: Form
@@ -54,7 +55,7 @@ class Fit:
         return distance * (self.alpha.value - self.beta.value * _slowed(distance, self.form))
 
     def __str__(self) -> str:
-        top = f", largest at √KL = {self.peak}" if self.peak is not None else ", no maximum that the draws agree on"
+        top = f", largest at √KL = {self.peak}" if self.peak is not None else ", no maximum that the points support"
         return f"{FORMS[self.form]} with α = {self.alpha}, β = {self.beta}{top}; leaves {self.left:.3g}"
 
 
@@ -81,7 +82,8 @@ def fit(distance: Sequence[float], gain: Sequence[float], *, form: Form = "rl", 
     drawn = _solve(weight[(weight > 0).sum(-1) > 2], x, y)
     alpha, beta = (_interval(float(whole[i]), drawn[:, i]) for i in (0, 1))
     left = float((x @ whole - y).square().mean().sqrt())
-    peak = _peak(whole, drawn, form, furthest=REACH * max(d for d, _ in pairs))
+    measured = [d for d, _ in pairs]
+    peak = _peak(whole, drawn, form, within=(min(measured), REACH * max(measured)))
     return Fit(form, alpha, beta, left, peak, len(y))
 
 
@@ -95,7 +97,9 @@ def _slowed(distance: float, form: Form) -> float:
     return math.log(distance) if form == "rl" else distance
 
 
-def _peak(whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form, *, furthest: float) -> Interval | None:
+def _peak(
+    whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form, *, within: tuple[float, float]
+) -> Interval | None:
     turning = drawn[:, 1] > 0
     if whole[1] <= 0 or float(turning.double().mean()) < 0.975:
         return None
@@ -105,7 +109,7 @@ def _peak(whole: Float[Tensor, " 2"], drawn: Float[Tensor, "D 2"], form: Form, *
         return (share - 1).exp() if form == "rl" else share / 2
 
     found = _interval(float(top(whole[None])), top(drawn[turning]))
-    inside = 0 < found.value <= furthest and found.low > 0 and math.isfinite(found.high)
+    inside = within[0] <= found.value <= within[1] and found.low > 0 and math.isfinite(found.high)
     return found if inside else None
 
 

@@ -18,9 +18,8 @@ from tokenward.runlog import read, write_json
 
 FILE = "health.json"
 ORDER: tuple[Level, ...] = ("bad", "watch", "ok", "unknown")
-SAMPLED = ("completions/clipped_ratio", "completions/repeated", "entropy", "sampler/gap_mean", "kl/quarter_1")
 OFFLINE = (
-    "no text was sampled: there are no on-policy checks. Reference and data: "
+    "no text was sampled: there are no on-policy checks. A policy against reference and data: "
     "tokenward diagnose --model {folder} --data D --out DIR"
 )
 POINT = ("update", "reward", "reward_se", "proxy", "kl", "objective", "length", "cut", "best")
@@ -38,7 +37,7 @@ class Health:
     points: tuple[dict[str, float], ...]
     fits: dict[str, Fit]
     length: LengthGain | None
-    offline: bool = False  # it updates, and no text was sampled
+    offline: bool = False  # it learns from a file, and samples no text
     best_model: str | None = None
     folder: str | None = None
 
@@ -49,7 +48,7 @@ class Health:
 
     @property
     def worst(self) -> Level:
-        """The worst level of any check that could be read."""
+        """The worst level of any check that could be read; "unknown" where none could."""
         return min((found.level for found in self.findings), key=ORDER.index)
 
     @property
@@ -63,10 +62,11 @@ class Health:
         found = [
             f"{self.run}: {self.worst} ({self.known} of {len(self.findings)} checks known; {self.updates} updates)"
         ]
-        found += [f"  {OFFLINE.format(folder=self.folder or 'RUN_DIR')}"] if self.offline else []
+        if self.offline:
+            return [*found, f"  {OFFLINE.format(folder=self.folder or 'RUN_DIR')}"]
         told = [*by_level["bad"], *by_level["watch"]]
         found += [f"  {one.level:<6}{one.check.name}: {one.text}" for one in told]
-        for words, rest in (("ok", by_level["ok"]), ("not known, too few values or not logged", by_level["unknown"])):
+        for words, rest in (("ok", by_level["ok"]), ("not known here", by_level["unknown"])):
             names = ", ".join(one.check.name for one in rest)
             found += [f"  {words}: {names}"] if names else []
         return [*found, *(f"  {line}" for line in self._gains())]
@@ -142,7 +142,7 @@ def of_events(
         points=points,
         fits=_fits(points),
         length=length_gain(told),
-        offline=bool(told.values("loss")) and not any(told.values(name) for name in SAMPLED),
+        offline=not told.sampled,
         best_model=best_model,
         folder=folder,
     )

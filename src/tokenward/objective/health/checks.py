@@ -32,8 +32,8 @@ class Check:
     do: str
 
     def find(self, told: History) -> Finding:
-        """What the run's numbers say; "unknown" where they are too few or were not logged."""
-        value = self.reading(told)
+        """What the run's numbers say; "unknown" where they say nothing, and in a run that samples no text."""
+        value = self.reading(told) if told.sampled else None
         return Finding(self, value, "unknown" if value is None else self.level(value))
 
     def level(self, value: float) -> Level:
@@ -56,7 +56,7 @@ class Finding:
         """One sentence with the number, and where it is not ok what that means and what to do."""
         check = self.check
         if self.value is None:
-            return f"{check.number}: not known (needs {', '.join(check.reads)}; {WINDOW} values or more)"
+            return f"{check.number}: not known here (reads {', '.join(check.reads)})"
         limit = f"{check.side} {check.watch:g} is worth watching, {check.side} {check.bad:g} bad"
         number = f"{check.number} {self.value:.3g} ({limit})"
         return number if self.level == "ok" else f"{number}. {check.means} {check.do}"

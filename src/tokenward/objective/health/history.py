@@ -8,8 +8,18 @@ from statistics import fmean
 from typing import final
 
 WINDOW = 10  # values that a mean is taken over
+OF_A_FILE = "epoch"  # passes over the data: every run that learns from a file tells them, no run that samples does
 Event = Mapping[str, object]
 Reading = Callable[["History"], float | None]
+
+
+def sampled(events: Iterable[Event]) -> bool:
+    """Whether the run of these events learns from texts that it samples: scores and lengths of a file are the data's.
+
+    >>> sampled([{"event": "update", "score": 0.5}]), sampled([{"event": "update", "score": 0.5, "epoch": 0.1}])
+    (True, False)
+    """
+    return all(OF_A_FILE not in event for event in events)
 
 
 @final
@@ -20,6 +30,7 @@ class History:
         self._values: dict[str, list[float]] = {}
         self._places: dict[str, list[int]] = {}  # which event each value is of
         self._count = 0
+        self.sampled = True
         for event in events:
             self.add(event)
 
@@ -28,6 +39,7 @@ class History:
         if event.get("event") not in ("update", "eval"):
             return
         self._count += 1
+        self.sampled = self.sampled and sampled([event])
         for name, value in event.items():
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 self._values.setdefault(name, []).append(float(value))
