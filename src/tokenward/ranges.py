@@ -25,16 +25,18 @@ class Range:
         """One line when a number is outside, none otherwise."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return []
+        finite = isinstance(value, int) or math.isfinite(value)
         good = (
-            (isinstance(value, int) or math.isfinite(value))
+            finite
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)
             and (self.below is None or value < self.below)
         )
         sides = (("≥", self.least), (">", self.above), ("≤", self.most), ("<", self.below))
-        bounds = " and ".join(f"{sign} {bound}" for sign, bound in sides if bound is not None)
-        return [] if good else [f"{name} must be {bounds or 'finite'}, got {value}"]
+        bounds = [] if finite else ["finite"]
+        bounds += [f"{sign} {bound}" for sign, bound in sides if bound is not None]
+        return [] if good else [f"{name} must be {' and '.join(bounds)}, got {value}"]
 
 
 _FINITE, _POSITIVE, _NOT_NEGATIVE, _SHARE = Range(), Range(above=0), Range(least=0), Range(least=0, most=1)

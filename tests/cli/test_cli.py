@@ -66,6 +66,8 @@ def fails(words: list[str], *, code: int, capsys: Captured) -> list[str]:
         (["lab", "dpo", "--bet", "1"], "neither lab nor dpo has a flag --bet. Did you mean 'beta'?"),
         (["lab", "dpo", "rda", "--wrld", "w"], "neither lab nor a recipe has a flag --wrld. Did you mean 'world'?"),
         (["lab", "dpo", "--world", "./absent.json"], None),
+        (["study", "serch"], "unknown study 'serch'. Did you mean 'search'?"),
+        (["study", "two-model", "targets"], "unknown study 'two-model'. Did you mean 'two-models'?"),
         (["eval", "--model", "m"], "eval needs data: give --data"),
         (["sample", "--promts", "p", "--model", "m"], "sample has no flag --promts. Did you mean 'prompts'?"),
         (["report", "./absent"], "report needs out: give --out PAGE.html"),

@@ -324,6 +324,12 @@ def test_a_datasets_name(monkeypatch):
         list(raw_rows("no/such"))
 
 
+def test_a_file_has_no_split(tmp_path):
+    source = write(tmp_path / "a.jsonl", [GOOD["preference"]])
+    with pytest.raises(InputError, match=r"a\.jsonl is a file, and a file has no split 'test': leave out --split"):
+        list(raw_rows(source, split="test"))
+
+
 def test_the_hash_follows_the_content(tmp_path):
     source = write(tmp_path / "a.jsonl", [GOOD["preference"]])
     before = data_hash(source)

@@ -94,6 +94,11 @@ def test_a_saved_cursor_goes_on_bit_for_bit(tmp_path, spaced, stop):
     assert all(same(again.next(), batch) for batch in expected[stop:])
 
 
+def test_the_split_of_a_run_is_that_of_its_names_and_files_are_whole(tmp_path, spaced):
+    data = dataset(tmp_path, spaced, pairs(3), kind="pairs")
+    assert load(data.source, tokenizer=spaced, kind="pairs", split="test").data_hash == data.data_hash
+
+
 def test_other_data_or_settings_are_refused_on_resume(tmp_path, spaced):
     data = dataset(tmp_path, spaced, pairs(7), kind="pairs")
     state = OfflineSource(data, rows_per_update=3).state()

@@ -287,7 +287,7 @@ def test_rows_of_weight_zero_and_of_other_streams_are_no_atoms():
     ("settings", "why"),
     [
         ({"rho": -0.1}, "rho must be ≥ 0, got -0.1"),
-        ({"rho": float("nan")}, "rho must be ≥ 0, got nan"),
+        ({"rho": float("nan")}, "rho must be finite and ≥ 0, got nan"),
         ({"robust_eta": 0.0}, "robust_eta must be > 0, got 0.0"),
         ({"divergence": "chi2", "robust_eta": 1.0}, "robust_eta is the tilt of divergence 'kl', got 'chi2'"),
     ],

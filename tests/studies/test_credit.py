@@ -78,6 +78,32 @@ def test_ranking_and_correlation_again():
     assert together(world, one, two) == pytest.approx(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]), abs=1e-9)
 
 
+def test_the_baselines_are_what_the_reference_says_of_each_token():
+    world = deciding(pull=1.5)
+    words, ref = sequences(VOCAB, HORIZON, None), world.ref[0].numpy()
+
+    def law(prefix):
+        own = [
+            ref[[i for i, w in enumerate(words) if w[: len(prefix) + 1] == (*prefix, a)]].sum() for a in range(VOCAB)
+        ]
+        return np.array(own) / sum(own)
+
+    tables = study.baselines(world)
+    assert list(tables) == ["−log π_ref", "entropy of π_ref"]
+    logp, entropy = (table_rows(world, table) for table in tables.values())
+    for w, one, other in zip(words, logp, entropy, strict=True):
+        laws = [law(tuple(w[:t])) for t in range(len(w))]
+        assert one == pytest.approx([np.log(p[a]) for p, a in zip(laws, w, strict=True)])
+        assert other == pytest.approx([p @ np.log(p) for p in laws])
+
+
+def test_the_table_has_every_control_and_no_end_beyond_what_a_number_can_be():
+    runs = [study.Run(n, seed, 0.01 * (seed == 0), -1 + 0.01 * (seed == 0)) for n in study.NUMBERS for seed in range(8)]
+    rows = study._table({"true labels": runs}, deciding(pull=0.0)).rows
+    assert rows[0] == ("credit, true labels", 16.0, "0.001 (0.000 to 0.004)", "-0.999 (-1.000 to -0.996)")
+    assert [row[:3] for row in rows[-2:]] == [("−log π_ref", None, "0.000"), ("entropy of π_ref", None, "0.099")]
+
+
 def test_on_ragged_texts_too_the_correlation_counts_tokens_of_texts():
     world = tree_world(vocab=3, horizon=2, eos=2, prompts=2, seed=3)
     advantage = optimum(world).advantage

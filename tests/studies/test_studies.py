@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.lab.plain import gibbs, kl, tv
+from tests.places import ROOT
 from tokenward.cli import main
 from tokenward.cli.trained import TRAINED
 from tokenward.errors import InputError
@@ -65,6 +66,16 @@ def test_a_study_survives_its_file(tmp_path):
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
+def test_the_manual_names_every_field_of_every_record(tmp_path):
+    write(LITTLE, tmp_path / "data.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = (ROOT / "docs" / "lab.md").read_text(encoding="utf-8").splitlines()
+    told = {line["kind"]: next(row for row in rows if row.startswith(f"| `{line['kind']}`")) for line in lines}
+    assert set(told) == {"study", "claim", "table", "row", "figure", "series"}
+    missing = [(line["kind"], name) for line in lines for name in line if f"`{name}`" not in told[line["kind"]]]
+    assert {name for _, name in missing} == {"kind"}
+
+
 def test_a_page_escapes_every_text_and_loads_nothing(tmp_path):
     write(LITTLE, tmp_path / "data.jsonl")
     text = write_study(tmp_path).read_text()
@@ -109,7 +120,7 @@ def test_the_command_names_what_it_knows(capsys):
 def test_the_command_says_which_studies_train_and_takes_them_alone(capsys):
     assert main(["study", "--help"]) == 0
     told = capsys.readouterr().out
-    assert " | ".join(TRAINED) in told
+    assert " | ".join(TRAINED) in told and "`beam-width`\ntakes its tree and τ alone" in told
     assert main(["study", "targets", "credit"]) == 2
     assert capsys.readouterr().err == "tokenward: study credit trains models: name it alone\n"
 
@@ -144,7 +155,7 @@ FEW = {
         "PULLS": (0.0,),
         "_finite_claims": lambda runs: (),
         "_deciding_claims": lambda pulled: (),
-        "_table": lambda runs: LITTLE.tables[0],
+        "_table": lambda runs, world: LITTLE.tables[0],
     },
 }  # of the first two less of the grid; of the last what is about its own world is left out
 

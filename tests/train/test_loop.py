@@ -223,6 +223,7 @@ def test_length_comes_from_passes(tmp_path: Path) -> None:
         ("rloo", {"old_logp": "sampler", "top_k": 3}, "old_logp = sampler with top_k or top_p"),
         ("rloo", {"max_new_tokens": 64}, "max_new_tokens = 64 leaves no room for a prompt in 64 tokens"),
         ("dpo", {"guide": "x"}, "guide = 'x' has no effect here: the recipe reads no guide: leave it out"),
+        ("dpo", {"split": "test"}, "split = 'test' has no effect here: all data are files, and files have no splits"),
         (
             "online_dpo",
             {"old_logp": "sampler"},
@@ -240,6 +241,8 @@ def test_length_comes_from_passes(tmp_path: Path) -> None:
         ("ppo", {"critic": "own", "critic_warmup": 2, "updates": 2}, "critic_warmup = 2 must be below .* updates .2.:"),
         ("ppo", {"critic": "own", "critic_warmup": 50}, "critic_warmup = 50 must be below the run's updates"),
         ("dpo", {"data": "./absent.jsonl"}, "absent.jsonl: there is no such file"),
+        ("rloo", {"eval_data": "./absent.jsonl"}, "^eval_data = ./absent.jsonl: .* there is no such file"),
+        ("dpo", {"probe_every": 5}, "probe_every = 5 has no effect here"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(
@@ -247,9 +250,16 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 ) -> None:
     config = runs.config(tmp_path, name, **change)
     with pytest.raises(InputError, match=why) as error:
-        loop.run(config, name, show="nothing")
+        loop.run(replace(config, out=str(tmp_path / "new" / "run")), name, show="nothing")
     assert len(str(error.value).splitlines()) == 1
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_run_takes_away_no_folder_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="guide = 'x' has no effect"):
+        loop.run(runs.config(tmp_path, "dpo", guide="x", out=str(tmp_path / "there")), "dpo", show="nothing")
+    assert (tmp_path / "there").is_dir()
 
 
 def test_a_missing_column_names_who_asked(tmp_path: Path) -> None:

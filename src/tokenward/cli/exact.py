@@ -32,9 +32,10 @@ tokenward study {" | ".join(TRAINED)}
 
 Computes each claim of a study, and writes data.jsonl, figures (SVG, PNG) and index.html into DIR/NAME. Exit 1 when a
 claim does not hold. Of your world `shift`, `rate`, `connection`, `data-design`, `frontier`, `reference` and
-`credit-lab` take tokens, prompts, references, rewards and τ: pairs, labels and samplers are their own. `frontier`,
-`reference` and `beam-width` claim of it only what theory says of every world. --all: the exact studies. Those of the
-second line train small models for minutes, and are named one by one; the same command goes on where it was interrupted.
+`credit-lab` take tokens, prompts, references, rewards and τ: pairs, labels and samplers are their own; `beam-width`
+takes its tree and τ alone. `frontier`, `reference` and `beam-width` claim of it only what theory says of every world.
+--all: the exact studies. Those of the second line train small models for minutes, and are named one by one; the same
+command goes on where it was interrupted.
 
 """
 
@@ -94,6 +95,10 @@ def study(words: list[str]) -> int:
         print(STUDY_USAGE, end="")
         print("\n".join(f"  {name:<15} {(make.__doc__ or '').splitlines()[0]}" for name, make in STUDIES.items()))
         return 0
+    known = [*STUDIES, *TRAINED]
+    wrong = [f"unknown study {name!r}.{nearest(name, known)}" for name in alone if name not in known]
+    if wrong:
+        raise InputError("\n".join(wrong))
     if len(alone) == 1 and alone[0] in TRAINED:
         return trained(alone[0], flags)
     training = [name for name in alone if name in TRAINED]
@@ -102,7 +107,7 @@ def study(words: list[str]) -> int:
     only(flags, ("all", "out", "world"), of="study")
     names = list(STUDIES) if "all" in flags else alone
     if not names or ("all" in flags and alone):
-        raise InputError(f"study takes --all or names: {', '.join([*STUDIES, *TRAINED])}")
+        raise InputError(f"study takes --all or names: {', '.join(known)}")
     from tokenward.report.study_page import write_index, write_study
     from tokenward.studies.run import run
 

@@ -69,6 +69,7 @@ def data(words: list[str]) -> int:
 
 
 def _graph(words: list[str]) -> int:
+    from tokenward.data.files import no_split
     from tokenward.diagnose.data.comparisons import file_graph
     from tokenward.diagnose.data.world_graph import is_world, world_graph
 
@@ -78,6 +79,7 @@ def _graph(words: list[str]) -> int:
         FILE holds pairs as `tokenward data check` knows them, or one JSON object with tau and prompts: a world of the
         lab, for which the spectra and the mass of answers never compared are told too. --json prints one object.
         """
+        no_split(file, split)
         return world_graph(file) if is_world(file) else file_graph(file, split=split)
 
     rest = [word for word in words if word != "--json"]

@@ -8,7 +8,7 @@ from typing import final
 from transformers import PreTrainedTokenizerBase
 
 from tokenward.data.encode import Encoder, encoder
-from tokenward.data.files import data_hash, raw_rows
+from tokenward.data.files import SPLIT, data_hash, is_name, raw_rows
 from tokenward.data.formats import Kind, Schema, parse_rows
 from tokenward.data.tally import Tally
 from tokenward.data.tokenize import NO_LIMITS, Example, Limits, tokenize
@@ -34,11 +34,15 @@ def load(
     tokenizer: PreTrainedTokenizerBase,
     kind: Kind,
     asked_by: str = "this run",
-    split: str = "train",
+    split: str = SPLIT,
     limits: Limits = NO_LIMITS,
     max_dropped: float = 0.05,
 ) -> Dataset:
-    """Read and tokenize a file or a `datasets` name; refused in one line when more than `max_dropped` is unusable."""
+    """Read and tokenize a file or a `datasets` name; refused in one line when more than `max_dropped` is unusable.
+
+    A run has one `split` for all its data: it is of the `datasets` names among them, and files are read whole.
+    """
+    split = split if is_name(source) else SPLIT
     found = survey(source, tokenizer=tokenizer, kind=kind, asked_by=asked_by, split=split, limits=limits)
     found.tally.refuse(max_dropped=max_dropped)
     return found
@@ -50,7 +54,7 @@ def survey(
     tokenizer: PreTrainedTokenizerBase,
     kind: Kind | None = None,
     asked_by: str = "this command",
-    split: str = "train",
+    split: str = SPLIT,
     limits: Limits = NO_LIMITS,
 ) -> Dataset:
     """The same without refusing bad rows, and with the kind taken from the columns where it is not given."""

@@ -16,6 +16,7 @@ from tokenward.errors import InputError
 
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".json")
 SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+SPLIT = "train"  # of a `datasets` name, unless another is given
 
 
 @final
@@ -27,11 +28,12 @@ class Raw:
     columns: dict[str, Any] | BadRow
 
 
-def raw_rows(source: str, *, split: str = "train") -> Iterator[Raw]:
+def raw_rows(source: str, *, split: str = SPLIT) -> Iterator[Raw]:
     """The rows of a file (.jsonl, .jsonl.gz, .parquet), or of the split of a `datasets` name (`name` or `name:config`).
 
     Columns whose value is null are absent: Parquet gives every row every column.
     """
+    no_split(source, split)
     path = _file(source)
     if path is None:
         rows = _hub(source, split)
@@ -46,7 +48,18 @@ def raw_rows(source: str, *, split: str = "train") -> Iterator[Raw]:
             yield Raw(raw.where, {name: value for name, value in raw.columns.items() if value is not None})
 
 
-def data_hash(source: str, *, split: str = "train") -> str:
+def no_split(source: str, split: str) -> None:
+    """One line where a split is asked of a file, which has none."""
+    if split != SPLIT and not is_name(source):
+        raise InputError(f"data {source} is a file, and a file has no split {split!r}: leave out --split")
+
+
+def is_name(source: str) -> bool:
+    """Whether the source is a `datasets` name; False for a file that is there, one line for what can be neither."""
+    return _file(source) is None
+
+
+def data_hash(source: str, *, split: str = SPLIT) -> str:
     """sha256 of the file's bytes, or of the rows of a `datasets` name: the same data gives the same text."""
     path = _file(source)
     if path is not None:

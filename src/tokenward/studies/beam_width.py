@@ -43,7 +43,7 @@ def beam_width(world: World | None) -> Study:
         figures=tuple(_figure(curves, name, tau) for name in shapes for tau in taus),
         tables=(_table(curves),),
         notes=(
-            "Noise is the same at every width and every β, so widths are compared tree by tree; ± and bars are 95 % "
+            "Noise is the same at every width and every β, so widths are compared tree by tree; ± and bands are 95 % "
             "intervals of such differences.",
         ),
     )  # fmt: skip
@@ -162,6 +162,6 @@ def _figure(curves: list[_Curve], shape: str, tau: float) -> Figure:
         name=f"width-{shape.replace(' ', '-')}-{tau:g}",
         title=f"Beams of the policy's likelihood: {shape}, β = {tau:g}",
         x_label="width", y_label="true reward − that of width 1", series=tuple(series), x_scale="log",
-        caption="Noise: deviation of the error in the token rewards for which the policy is optimal. Bars: 95 % "
+        caption="Noise: deviation of the error in the token rewards for which the policy is optimal. Bands: 95 % "
         "intervals over trees.",
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -29,17 +31,26 @@ from tokenward.train.state import Place, capture, restore
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "numpy")
 
 
-def claim(out: Path) -> None:
-    """Refuse a directory that holds a run already, or that cannot be written."""
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Refuse a directory that holds a run already, or that cannot be written; a run refused inside leaves none."""
     held = [name for name in ("config.yaml", "events.jsonl", "checkpoints", "model") if (out / name).exists()]
     if held:
         raise InputError(
             f"{out} holds a run already ({held[0]}): give another --out, or go on with: tokenward train --resume {out}"
         )
+    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out = {out} cannot be made: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what holds a file stays
+            for folder in absent:
+                folder.rmdir()
+        raise
 
 
 def begin(run: Run) -> None:

@@ -97,10 +97,11 @@ def held_out(
     device: str,
 ) -> HeldOut:
     """The held-out prompts of a run; `reward` is the one it trains on, `sampler` one of this function's own."""
-    data = dataset.load(
-        str(config.eval_data), tokenizer=tokenizer, kind="prompts", asked_by="eval_data", split=config.split,
-        limits=limits, max_dropped=config.max_dropped,
-    )  # fmt: skip
+    with vocabulary.naming("eval_data", str(config.eval_data)):
+        data = dataset.load(
+            str(config.eval_data), tokenizer=tokenizer, kind="prompts", asked_by="eval_data", split=config.split,
+            limits=limits, max_dropped=config.max_dropped,
+        )  # fmt: skip
     prompts = tuple(one for one in data.examples if isinstance(one, Prompt))[: config.eval_prompts]
     if len(prompts) < 2:
         raise InputError(f"eval_data = {config.eval_data}: {len(prompts)} usable prompt: give two at least")

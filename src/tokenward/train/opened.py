@@ -48,10 +48,10 @@ def fresh(
     config: RunConfig, recipe: str, *, keywords: Mapping[str, Scalar] | None = None, show: Show = "auto"
 ) -> Iterator[Opened]:
     """A recipe (a name, or file.py:function) from the beginning, in a directory that holds no run."""
-    directory.claim(Path(config.out))
     with session(config) as runtime, stop_request() as stop:
-        run = assemble(Settings(recipe, dict(keywords or {}), config), runtime)
-        directory.begin(run)
+        with directory.claimed(Path(config.out)):
+            run = assemble(Settings(recipe, dict(keywords or {}), config), runtime)
+            directory.begin(run)
         place = Place(memory=run.recipe.memory)
         with _told(run, place, show) as journal:
             yield Opened(run, place, _learner(run), journal, stop, _critic_first(run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,11 +57,16 @@ def keyword_types(function: Callable[..., object]) -> dict[str, Any]:
     return {name: known.get(name, str) for name in inspect.signature(function).parameters}
 
 
-def arguments(function: Callable[..., object], given: Mapping[str, object], *, of: str) -> Keywords:
-    """Values for a function's keywords, typed as it says; InputError with one line for each problem."""
+def arguments(
+    function: Callable[..., object], given: Mapping[str, object], *, of: str, also: Iterable[str] = ()
+) -> Keywords:
+    """Values for a function's keywords, typed as it says; InputError with one line for each problem.
+
+    `also`: what else `of` takes, which a message about an unknown name tells too.
+    """
     types, defaults = keyword_types(function), inspect.signature(function).parameters
     wrong = [
-        _elsewhere(n, of=of) or f"{of} has no flag --{flag(n)}.{nearest(flag(n), map(flag, types))}"
+        _elsewhere(n, of=of) or f"{of} has no flag --{flag(n)}.{nearest(flag(n), map(flag, (*types, *also)))}"
         for n in given
         if n not in types
     ]
@@ -157,6 +162,8 @@ def without_use(config: RunConfig, *, kinds: frozenset[str], needs: frozenset[st
         idle |= {"eval_reward", "eval_every", "eval_prompts", "eval_samples", "eval_beta"}
     if "demos" not in kinds:
         idle |= {"demos", "demo_rows"}
+    if all(Path(source).is_file() for source in (config.data, config.demos, config.eval_data) if source is not None):
+        idle.add("split")
     if config.partner is None:
         idle |= {"partner_ref", "learns"}
     if not config.lora_rank:
@@ -179,6 +186,7 @@ def _unread(name: str, kinds: frozenset[str]) -> str:
 
 
 _ABSENT = {
+    "split": "all data are files, and files have no splits",
     "ref": "the recipe reads no reference",
     "partner_ref": "no partner is given, or the recipe reads no reference",
     "learns": "there is no second model (partner)",
