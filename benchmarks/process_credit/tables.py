@@ -142,10 +142,12 @@ def docs() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    what, *files = sys.argv[1:]
-    if what == "pack":
+    what, *files = sys.argv[1:] or [""]
+    if what == "pack" and files:
         pack(*files)
     elif what == "docs":
         refill(HERE.parents[1] / "docs" / "process_credit.md", docs())
-    else:
+    elif what in TABLES:
         print(TABLES[what]())
+    else:
+        sys.exit(f"usage: tables.py pack FILE… | docs | {' | '.join(TABLES)}")

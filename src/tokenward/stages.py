@@ -19,7 +19,8 @@ from tokenward.runlog import write_json, write_text
 class Stages:
     """Where a story writes, its seed, what multiplies the updates of its runs, and how long each stage took.
 
-    `earlier`: what of those seconds earlier calls spent, before the story was gone on with.
+    `earlier`: what of those seconds earlier calls spent, before the story was gone on with. A stage that is done inside
+    another is asked for there alone, or its seconds would count twice.
     """
 
     out: Path

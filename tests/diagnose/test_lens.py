@@ -327,6 +327,7 @@ def test_texts_that_are_read_in_other_tokens_than_were_sampled_are_counted(tmp_p
     logp = sum(by_hand(tiny.tiny(seed=0), tiny.tiny(seed=1), tokens, 1)["logp"])
     text = {"prompt": "w3", "completion": "w4 w5"}
     data = [{**text, "tokens": 3, "logp": logp}, {**text, "tokens": 4, "logp": logp - 1}, {**text, "tokens": [4, 5]}]
+    data += [{**text, "tokens": True, "logp": math.nan}]  # no numbers of anything
     _, about = rows_of(tmp_path, models, data)
     assert [n[:n.index(" (")] for n in about["notes"] if "than their rows say" in n] == [
         "1 of 2 texts have another number of tokens than their rows say",
@@ -341,6 +342,12 @@ def test_errors_of_transcripts_are_counted_from_behind_the_last_speaker(tmp_path
     data = [{"chosen": f"{start} w5 w6", "rejected": f"{start} w7 w8", "rejected_spans": [[4, 6, "x"]]}]
     (chosen, rejected), _ = rows_of(tmp_path, models, data)
     assert chosen.wrong is None and rejected.wrong == ("", "x", "")
+
+
+def test_rows_of_turns_without_errors_may_have_the_column(tmp_path, models):
+    turns = [{"role": "assistant", "content": "w4"}]
+    (row,), _ = rows_of(tmp_path, models, [{"prompt": "w3", "turns": turns, "spans": []}])
+    assert row.wrong is None
 
 
 def test_errors_of_messages_are_counted_in_the_last_one(tmp_path, chatty):

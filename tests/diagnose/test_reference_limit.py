@@ -49,7 +49,7 @@ def test_the_references_own_texts_are_on_policy_at_any_limit(models):
     found = reference_report(*models, demos, end_ids=ENDS, pad_id=PAD, sampling=asked)
     rules = {one.rule: one for one in found.findings}
     assert {"on-policy", "long-answers"} <= rules.keys() and rules["long-answers"].number > 0.8
-    assert "first 2 tokens of the data answers" in rules["on-policy"].text
+    assert "log π_ref of the first 2 tokens of the answers" in rules["on-policy"].text
     assert "Data (first 2 tokens) minus" in reference_page(found)
     longer = reference_report(*models, demos, end_ids=ENDS, pad_id=PAD, sampling=replace(asked, max_new_tokens=6))
     assert "long-answers" not in {one.rule for one in longer.findings}

@@ -217,6 +217,7 @@ def test_paths_that_hold_no_model(tmp_path, monkeypatch):
     refused("unknown dtype 'float23'. Did you mean 'float32'", lambda: load.policy(str(source), dtype="float23"))
     for read in (load.policy, load.critic):
         refused("unknown device 'tpu'. Did you mean 'cpu'", lambda read=read: read(str(source), device="tpu"))
+        refused("unknown device 'cpu:zz'", lambda read=read: read(str(source), device="cpu:zz"))
     refused("--lora-rank must be 0", lambda: load.policy(str(source), lora_rank=-1))
     refused(
         "--lora-targets nothing fit no layer of this model; its linear layers: down_proj",

@@ -260,7 +260,7 @@ def _architecture(config: Any) -> str:
 
 
 def _place(dtype: str, device: str) -> tuple[torch.dtype, torch.dtype | None]:
-    if device.partition(":")[0] not in DEVICES:  # "cuda:0" is a place too
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
         raise InputError(f"unknown device {device!r}.{nearest(device, DEVICES)}")
     refuse_missing_gpu(device)
     if dtype not in DTYPES:

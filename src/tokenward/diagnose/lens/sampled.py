@@ -34,7 +34,7 @@ class Sampled:
                 here = {"tokens": row.totals["length"], "logp": row.totals["logp"]}
                 for name, number in here.items():
                     said = text.prompt.columns.get(name)
-                    if isinstance(said, int | float):
+                    if isinstance(said, int | float) and not isinstance(said, bool) and math.isfinite(said):
                         near = NEAR if name == "logp" else {"rel_tol": 0.0}
                         self.told[name] += 1
                         self.other[name] += not math.isclose(said, number, **near)

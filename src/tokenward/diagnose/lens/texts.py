@@ -165,7 +165,9 @@ def _pair(example: Pair | StepPair, row: Mapping[str, Any], number: int) -> Iter
                 yield Text(step.prompt, step.response, number, side, score=score, actor=step.actor)
 
 
-def _spans(value: Any, answer: str | None, *, where: str) -> tuple[Span, ...]:
+def _spans(value: Any, answer: str | None, *, where: str) -> tuple[Span, ...] | None:
+    if answer is None and value == []:
+        return None  # a column that every row of the file has
     if answer is None:
         raise InputError(
             f"{where}: spans are characters of one answer (completion, chosen, rejected, the last of messages), and "

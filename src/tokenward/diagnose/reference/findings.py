@@ -147,9 +147,9 @@ def on_policy(found: Measured) -> Finding | None:
         return None
     return Finding(
         "on-policy", "note", surprise.mean, 0.0,
-        f"The {_part(found)}{name} answers cannot be told from the reference's own texts (by surprise and by log "
-        "π_ref). As far as they are its texts, their mean log-prob must fall in training: by KL(π_ref‖π), whatever the "
-        "loss.",
+        f"The {name} answers cannot be told from the reference's own texts (by their surprise and by log π_ref of "
+        f"the {_part(found)}answers). As far as they are its texts, their mean log-prob must fall in training: by "
+        "KL(π_ref‖π), whatever the loss.",
         "Do not read that fall as a fault: judge a run by its margin, and by its own samples.",
     )  # fmt: skip
 
