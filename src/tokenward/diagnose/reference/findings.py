@@ -37,9 +37,7 @@ def _verdict(findings: Iterable[Finding]) -> Verdict:
     rules = {finding.rule for finding in findings}
     if any(finding.severity == "damage" for finding in findings):
         return "damage"
-    known: dict[str, Verdict] = {
-        "unmoved": "unmoved", "large-fall": "unclear", "chosen-rises": "rising", "expected-fall": "expected",
-    }  # fmt: skip
+    known: dict[str, Verdict] = {"unmoved": "unmoved", "chosen-rises": "rising", "expected-fall": "expected"}
     return next((verdict for rule, verdict in known.items() if rule in rules), "unclear")
 
 
